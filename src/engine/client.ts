@@ -1,0 +1,87 @@
+/**
+ * The door between HTTP and the engine: what a route may ask for and what it gets back.
+ *
+ * Routes import this file and `errors.ts` only. Everything here is plain data or an interface, so a route can be
+ * tested against a scripted client and the engine may live in another thread.
+ */
+
+/** How the next token is chosen. Every field is set: defaults are the business of whoever builds the request. */
+export interface SamplingParams {
+  /** Most tokens to generate, at least 1. */
+  maxTokens: number;
+  /** 0 is greedy (arg max, lowest id on a tie). */
+  temperature: number;
+  /** Keep the most likely tokens whose probabilities reach this sum; 1 keeps all. */
+  topP: number;
+  /** Keep this many of the most likely tokens; 0 keeps all. */
+  topK: number;
+  /** Keep tokens at least this likely relative to the most likely one; 0 keeps all. */
+  minP: number;
+  /** 64-bit seed of the request's own random numbers. */
+  seed: bigint;
+  /** Generation ends before the first of these strings, which is not part of the text. */
+  stop: readonly string[];
+}
+
+/** One prompt to continue. Ids must lie in the model's vocabulary and leave room for at least one token. */
+export interface GenerationRequest {
+  id: string;
+  promptIds: readonly number[];
+  /**
+   * How many leading prompt tokens see each other in both directions.
+   * Left out: the whole prompt for a Prefix LM, 0 for a causal model.
+   */
+  prefixLength?: number;
+  sampling: SamplingParams;
+}
+
+export type FinishReason = "stop" | "length";
+
+/** What a generation yields, in order: any number of `text`, then exactly one `finish`. */
+export type GenerationEvent =
+  /** Text that is final: whole characters, never part of a stop string. `tokenIds` are the tokens accepted so far since the last event. */
+  | { type: "text"; text: string; tokenIds: readonly number[] }
+  | { type: "finish"; reason: FinishReason; promptTokens: number; completionTokens: number };
+
+/** What the service tells about its model. */
+export interface ModelCard {
+  /** The name requests use. */
+  id: string;
+  /** Seconds since the epoch at which the model was loaded. */
+  created: number;
+  /** Most tokens of prompt and answer together. */
+  maxModelLen: number;
+  vocabSize: number;
+  /** True when the prompt is read in both directions. */
+  isPrefixLm: boolean;
+  /** The checkpoint's own sampling defaults (generation_config.json); a request's parameters go before them. */
+  defaultSampling: Pick<SamplingParams, "temperature" | "topP" | "topK" | "minP">;
+}
+
+export interface ChatMessage {
+  role: string;
+  content: string;
+}
+
+/** Text to ids and back. Throws `InvalidRequestError` for input that the model's template or vocabulary refuses. */
+export interface TextCodec {
+  /** Ids of a raw prompt; special tokens spelled in it count as such, and the tokenizer's own BOS is added. */
+  encodePrompt(text: string): number[];
+  /** Ids of a conversation through the chat template; special tokens inside message content are plain text. */
+  encodeChat(messages: readonly ChatMessage[]): number[];
+  decode(ids: readonly number[]): string;
+}
+
+export interface EngineClient {
+  readonly model: ModelCard;
+  readonly text: TextCodec;
+  /**
+   * Queues a request and streams its events. The first event may be long in coming; aborting the signal, or
+   * leaving the iteration, ends the generation and frees what it held.
+   * Throws (on the first `next()`) `InvalidRequestError`, `ContextLengthError`, `QueueFullError`, `EngineDeadError`.
+   */
+  submit(request: GenerationRequest, signal?: AbortSignal): AsyncIterable<GenerationEvent>;
+  /** True until the engine has failed or been closed. */
+  readonly healthy: boolean;
+  close(): Promise<void>;
+}
