@@ -38,7 +38,4 @@ export class CheckpointError extends Error {
   override name = "CheckpointError";
 }
 
-/** A command-line flag, an environment variable or the machine itself is not as needed. */
-export class SetupError extends Error {
-  override name = "SetupError";
-}
+export { SetupError } from "../errors.ts";

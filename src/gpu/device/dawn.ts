@@ -1,0 +1,37 @@
+/** Dawn through npm `webgpu`: WebGPU for Bun. */
+import type * as Dawn from "webgpu";
+import { SetupError } from "../../errors.ts";
+
+const features = [
+  "allow_unsafe_apis", // chromium-experimental-subgroup-matrix
+  "vulkan_enable_f16_on_nvidia", // shader-f16 on NVIDIA
+  "use_vulkan_memory_model",
+];
+// Robustness cost a subgroup-matrix product a factor of three on an H100.
+const uncheckedFeatures = ["disable_robustness", "disable_workgroup_init", "skip_validation"];
+
+/** An instance garbage-collected while its devices live crashes Bun in CallbackTaskManager::Flush: keep all. */
+const keep = globalThis as typeof globalThis & { preludeDawnInstances?: GPU[] };
+
+/** A new Dawn instance. `checks` keeps validation and robust buffer access on. */
+export async function dawnInstance(checks: boolean): Promise<GPU> {
+  const enabled = checks ? features : [...features, ...uncheckedFeatures];
+  const { create, globals } = await loadDawn();
+  Object.assign(globalThis, globals);
+  const instance = create([
+    `enable-dawn-features=${enabled.join(",")}`,
+    "disable-dawn-features=timestamp_quantization",
+  ]);
+  (keep.preludeDawnInstances ??= []).push(instance);
+  return instance;
+}
+
+async function loadDawn(): Promise<Pick<typeof Dawn, "create" | "globals">> {
+  try {
+    return await import("webgpu");
+  } catch (error) {
+    throw new SetupError(
+      `Cannot load Dawn: expected the npm package "webgpu" with a binary for ${process.platform}-${process.arch}, got: ${String(error)}`,
+    );
+  }
+}

@@ -1,0 +1,81 @@
+/** An open device, what it can do, and whether it still works. Owned by whoever opened it. */
+import { PipelineCache } from "./pipelines.ts";
+
+/** What kernels choose their variant by. */
+export interface GpuTraits {
+  /** A CPU that rasterises: barriers and workgroup reductions are slow, there are few lanes. */
+  readonly isCpu: boolean;
+  readonly hasF16: boolean;
+  readonly hasSubgroups: boolean;
+  readonly hasSubgroupMatrix: boolean;
+  /** Fewest and most lanes a subgroup has; kernels that shuffle need the fewest to be known. */
+  readonly subgroupMinSize: number;
+  readonly subgroupMaxSize: number;
+}
+
+/** The device was lost or reported an error: what it computed since cannot be trusted. */
+export class DeviceLostError extends Error {
+  override name = "DeviceLostError";
+}
+
+export class Gpu {
+  readonly device: GPUDevice;
+  readonly implementation: "dawn" | "native";
+  readonly adapterName: string;
+  readonly traits: GpuTraits;
+  readonly pipelines: PipelineCache;
+  #failure: DeviceLostError | null = null;
+  #closing = false;
+
+  constructor(device: GPUDevice, info: GPUAdapterInfo, implementation: "dawn" | "native") {
+    this.device = device;
+    this.implementation = implementation;
+    this.adapterName = info.description || `${info.vendor} ${info.architecture}`.trim() || "unnamed adapter";
+    this.traits = traitsOf(device, info, this.adapterName);
+    this.pipelines = new PipelineCache(device);
+    device.addEventListener("uncapturederror", (event) => this.#fail(event.error.message));
+    void device.lost.then((lost) => this.#fail(`device lost (${lost.reason}): ${lost.message}`));
+  }
+
+  /** One line for people: adapter, features used, what is missing. */
+  describe(): string {
+    const { hasF16, hasSubgroups, hasSubgroupMatrix, isCpu } = this.traits;
+    const all = { "shader-f16": hasF16, subgroups: hasSubgroups, "subgroup-matrix": hasSubgroupMatrix };
+    const names = (wanted: boolean) =>
+      Object.entries(all).flatMap(([name, has]) => (has === wanted ? [name] : []));
+    const uses = names(true).join(", ") || "no optional features";
+    const lacks = names(false).join(", ");
+    const kind = isCpu ? "software adapter" : "GPU";
+    return `${kind} ${this.adapterName} through ${this.implementation}: ${uses}${lacks ? `; without ${lacks}` : ""}`;
+  }
+
+  get failure(): DeviceLostError | null {
+    return this.#failure;
+  }
+
+  /** Throws if the device was lost or an error went uncaptured: results since then are not to be used. */
+  assertAlive(): void {
+    if (this.#failure) throw this.#failure;
+  }
+
+  close(): void {
+    this.#closing = true;
+    this.device.destroy();
+  }
+
+  #fail(message: string): void {
+    if (!this.#closing) this.#failure ??= new DeviceLostError(`Cannot go on: ${message}`);
+  }
+}
+
+function traitsOf(device: GPUDevice, info: GPUAdapterInfo, name: string): GpuTraits {
+  const has = (feature: string) => device.features.has(feature);
+  return {
+    isCpu: Boolean(info.isFallbackAdapter) || /swiftshader|llvmpipe|lavapipe/i.test(name),
+    hasF16: has("shader-f16"),
+    hasSubgroups: has("subgroups"),
+    hasSubgroupMatrix: has("chromium-experimental-subgroup-matrix"),
+    subgroupMinSize: info.subgroupMinSize ?? 4,
+    subgroupMaxSize: info.subgroupMaxSize ?? 128,
+  };
+}

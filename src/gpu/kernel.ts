@@ -1,0 +1,97 @@
+/**
+ * What a kernel is to the rest of the program: data. A wrapper in `kernels/` checks its tensors here and returns a
+ * `Dispatch`; nothing runs before a `Recorder` submits it. The matcher follows mini-sglang's tensor matcher: named
+ * dimensions are unified across tensors, and a mismatch names the tensor that is wrong.
+ */
+import type { Dtype, Tensor } from "./tensor.ts";
+
+/** Storage formats a binding takes; "packed" is f32, bf16 or f16 told apart by the FORMAT override. */
+export type TensorKind = "f32" | "u32" | "packed";
+
+export interface TensorSpec {
+  readonly access: "read" | "read_write";
+  readonly kind: TensorKind;
+  /** Names, or numbers for fixed sizes, outermost first; equal names must have equal sizes. */
+  readonly dims: readonly (string | number)[];
+}
+
+/** The interface that all files (variants) of a kernel share. */
+export interface KernelSpec<TensorName extends string = string> {
+  readonly name: string;
+  /** Files in wgsl/ without ending; all have these params and bindings. */
+  readonly files: readonly string[];
+  /** Fields of `struct Params`, in order. */
+  readonly params: Readonly<Record<string, "u32" | "f32">>;
+  /** Bindings from 1 on, in order; 0 is the params. */
+  readonly tensors: Readonly<Record<TensorName, TensorSpec>>;
+}
+
+/** One kernel launch, ready to be recorded. */
+export interface Dispatch {
+  readonly spec: KernelSpec;
+  readonly file: string;
+  readonly constants: Readonly<Record<string, number>>;
+  /** `const NAME = value;` lines to replace, for sizes that WGSL does not let an override set. */
+  readonly replace?: Readonly<Record<string, string>>;
+  readonly tensors: Readonly<Record<string, Tensor>>;
+  readonly params: Readonly<Record<string, number>>;
+  readonly workgroups: readonly [number, number, number];
+  /** Fewest bytes that must move, and operations that must be done: the roofline. */
+  readonly bytes: number;
+  readonly flops: number;
+}
+
+/** Value of the FORMAT override for packed tensors. */
+export const formatCode: Partial<Record<Dtype, number>> = { f32: 0, bf16: 1, f16: 2 };
+
+/** Reads a spec's dims from "tokens channels". */
+export function tensor(access: TensorSpec["access"], kind: TensorKind, dims: string): TensorSpec {
+  const parts = dims.split(" ").map((part) => (/^\d+$/.test(part) ? Number(part) : part));
+  return { access, kind, dims: parts };
+}
+
+/**
+ * Unifies the dimensions of all tensors; returns the size of each name.
+ * Throws when a tensor is missing, has another rank or type, or disagrees with an earlier one.
+ */
+export function matchTensors(
+  spec: KernelSpec,
+  tensors: Readonly<Record<string, Tensor>>,
+): Record<string, number> {
+  const sizes: Record<string, number> = {};
+  const origin: Record<string, string> = {};
+  for (const [name, wanted] of Object.entries(spec.tensors)) {
+    const given = tensors[name];
+    const fail = (expected: string, found: string): never => {
+      throw new TypeError(`Cannot run ${spec.name}: expected ${name} ${expected}, got ${found}`);
+    };
+    if (!given) fail(`[${wanted.dims.join(", ")}]`, "nothing");
+    if (!kindAccepts(wanted.kind, given.dtype))
+      fail(`to be ${wanted.kind}`, `${given.dtype} (${given.name})`);
+    if (given.shape.length !== wanted.dims.length) {
+      fail(`[${wanted.dims.join(", ")}]`, `[${given.shape.join(", ")}] (${given.name})`);
+    }
+    wanted.dims.forEach((dim, axis) => {
+      const size = given.shape[axis];
+      const expected = typeof dim === "number" ? dim : sizes[dim];
+      if (expected !== undefined && expected !== size) {
+        const why = typeof dim === "number" ? "" : ` as in ${origin[dim]}`;
+        fail(`to have ${dim} = ${expected}${why}`, `${size} (${given.name} [${given.shape.join(", ")}])`);
+      }
+      if (typeof dim === "string" && !(dim in sizes)) {
+        sizes[dim] = size;
+        origin[dim] = name;
+      }
+    });
+  }
+  return sizes;
+}
+
+function kindAccepts(kind: TensorKind, dtype: Dtype): boolean {
+  return kind === "packed" ? formatCode[dtype] !== undefined : kind === dtype;
+}
+
+/** Number of workgroups of `size` that cover `count`. */
+export function groups(count: number, size: number): number {
+  return Math.ceil(count / size);
+}

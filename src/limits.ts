@@ -1,0 +1,37 @@
+/**
+ * Every limit of the project, by name, with its unit last. A queue, loop or buffer without one here is a bug.
+ * The relations that must hold between them are asserted once, when this module is loaded.
+ */
+import assert from "node:assert/strict";
+
+// HTTP requests
+
+/** Largest request body; a longer one is a 413. Holds a prompt of a million token ids. */
+export const REQUEST_BODY_BYTES_MAX = 8 * 1024 * 1024;
+/** How deep arrays and objects may nest in a request. What the API takes needs 5. */
+export const JSON_DEPTH_MAX = 32;
+export const MESSAGES_MAX = 4096;
+export const CONTENT_PARTS_MAX = 1024;
+export const STOP_STRINGS_MAX = 16;
+export const STOP_STRING_CHARS_MAX = 1024;
+/** Above this a distribution is uniform for every practical purpose. */
+export const TEMPERATURE_MAX = 100;
+/** Longest `x-request-id` that is echoed; a longer one is replaced. */
+export const REQUEST_ID_CHARS_MAX = 128;
+
+// HTTP answers
+
+/** How much of a client's own input an error message repeats: an error must not amplify a request. */
+export const ERROR_ECHO_CHARS_MAX = 64;
+/** A silent stream gets a comment this often: clients and proxies give up on a connection after 10 s and more. */
+export const PING_INTERVAL_MS = 5_000;
+/** `Retry-After` while the engine is gone: about what a supervisor needs for a restart. */
+export const ENGINE_RETRY_SECONDS = 10;
+
+assert(STOP_STRINGS_MAX * STOP_STRING_CHARS_MAX < REQUEST_BODY_BYTES_MAX, "stop strings fit a request");
+assert(
+  MESSAGES_MAX * '{"role":"user","content":"?"},'.length < REQUEST_BODY_BYTES_MAX,
+  "messages fit a request",
+);
+assert(JSON_DEPTH_MAX > 5, "messages with content parts fit the JSON depth");
+assert(PING_INTERVAL_MS < 10_000, "pings come before Bun's own idle timeout of 10 s");

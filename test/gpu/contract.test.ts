@@ -1,0 +1,71 @@
+/** Wrapper and shader agree: params, bindings, access, types and shape comments, for every file of every kernel. */
+import { readdirSync } from "node:fs";
+import { describe, expect, test } from "bun:test";
+import type { KernelSpec } from "../../src/gpu/kernel.ts";
+import { kernelSpecs } from "../../src/gpu/kernels/registry.ts";
+import { readWgsl } from "../../src/gpu/pipelines.ts";
+import { project } from "../support/shared.ts";
+
+const elementTypes: Record<string, string[]> = {
+  f32: ["f32", "vec2<f32>", "vec4<f32>", "vec2f", "vec4f"],
+  u32: ["u32", "vec4<u32>", "vec4u"],
+  packed: ["vec4<u32>", "vec2<u32>", "u32", "vec4u", "vec2u"],
+};
+
+interface Binding {
+  index: number;
+  access: string;
+  name: string;
+  element: string;
+  dims: string[];
+}
+
+function bindingsOf(source: string): Binding[] {
+  const line =
+    /^@group\(0\) @binding\((\d+)\) var<storage, (\w+)> (\w+): array<(?:atomic<)?([\w<>]+?)>?>;\s*\/\/ \[([^\]]*)\]/gm;
+  return [...source.matchAll(line)].map(([, index, access, name, element, dims]) => ({
+    index: Number(index),
+    access,
+    name,
+    element:
+      element.endsWith("2<f32") || element.endsWith("4<f32") || element.endsWith("<u32")
+        ? `${element}>`
+        : element,
+    dims: dims.split(",").map((dim) => dim.trim()),
+  }));
+}
+
+function paramsOf(source: string): string[] {
+  const body = /struct Params \{([^}]*)\}/.exec(source)?.[1] ?? "";
+  return [...body.matchAll(/(\w+): (u32|f32)/g)].map(([, name, type]) => `${name}: ${type}`);
+}
+
+function check(spec: KernelSpec, file: string): void {
+  const source = readWgsl(file);
+  expect(source.startsWith(`// ${file}: `)).toBe(true);
+  expect(paramsOf(source)).toEqual(Object.entries(spec.params).map(([name, type]) => `${name}: ${type}`));
+  const bindings = bindingsOf(source);
+  expect(bindings.map(({ name, access, dims }) => ({ name, access, dims }))).toEqual(
+    Object.entries(spec.tensors).map(([name, { access, dims }]) => ({
+      name,
+      access,
+      dims: dims.map(String),
+    })),
+  );
+  bindings.forEach(({ index, name, element }, position) => {
+    expect(index).toBe(position + 1);
+    expect(elementTypes[spec.tensors[name].kind]).toContain(element);
+  });
+}
+
+describe("kernel contract", () => {
+  for (const spec of kernelSpecs) {
+    for (const file of spec.files) test(file, () => check(spec, file));
+  }
+
+  test("every file in wgsl/ belongs to a kernel", () => {
+    const known = kernelSpecs.flatMap(({ files }) => files).sort();
+    const found = readdirSync(project("wgsl")).map((name) => name.replace(/\.wgsl$/, ""));
+    expect(found.sort()).toEqual(known);
+  });
+});
