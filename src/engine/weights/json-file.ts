@@ -84,8 +84,7 @@ function duplicateKey(text: string): string | null {
 export function checked<S extends z.ZodType>(
   schema: S,
   value: unknown,
-  file: string,
-  part = "",
+  { file, part = "" }: Pick<Fault, "file" | "part">,
 ): z.output<S> {
   const result = schema.safeParse(value);
   if (result.success) return result.data;
