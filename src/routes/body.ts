@@ -1,0 +1,66 @@
+/** The body of a request: its content type, its size, its encoding, and at last its JSON. */
+import { InvalidRequestError } from "../engine/errors.ts";
+import { REQUEST_BODY_BYTES_MAX } from "../limits.ts";
+import { describe, HttpError } from "./errors.ts";
+import { parseJson } from "./json.ts";
+
+const JSON_CONTENT_TYPE = /^application\/json\s*(;\s*charset\s*=\s*"?utf-8"?\s*)?$/i;
+
+/** The JSON value of a request's body. Throws `InvalidRequestError`, or an `HttpError` 413 over the size limit. */
+export async function readJson(request: Request): Promise<unknown> {
+  const contentType = request.headers.get("content-type") ?? undefined;
+  if (!contentType || !JSON_CONTENT_TYPE.test(contentType)) {
+    throw refusal(`expected content-type application/json, got ${describe(contentType)}`);
+  }
+  return parseJson(decodeUtf8(await readBytes(request)));
+}
+
+/** Counts while reading, since a chunked body does not say its length, or may lie about it. */
+async function readBytes(request: Request): Promise<Uint8Array> {
+  if (Number(request.headers.get("content-length")) > REQUEST_BODY_BYTES_MAX) throw tooLarge();
+  const chunks: Uint8Array[] = [];
+  let byteCount = 0;
+  for await (const chunk of incoming(request)) {
+    byteCount += chunk.byteLength;
+    if (byteCount > REQUEST_BODY_BYTES_MAX) throw tooLarge();
+    chunks.push(chunk);
+  }
+  return concat(chunks, byteCount);
+}
+
+/** The body's chunks. A broken transfer is the client's fault, not a failure of ours. */
+async function* incoming(request: Request): AsyncGenerator<Uint8Array> {
+  if (!request.body) return;
+  try {
+    yield* request.body;
+  } catch {
+    throw refusal("expected a complete body, got a broken transfer");
+  }
+}
+
+function concat(chunks: readonly Uint8Array[], byteCount: number): Uint8Array {
+  const bytes = new Uint8Array(byteCount);
+  let offset = 0;
+  for (const chunk of chunks) {
+    bytes.set(chunk, offset);
+    offset += chunk.byteLength;
+  }
+  return bytes;
+}
+
+function decodeUtf8(bytes: Uint8Array): string {
+  try {
+    return new TextDecoder("utf-8", { fatal: true }).decode(bytes);
+  } catch {
+    throw refusal("expected UTF-8, got bytes that are not");
+  }
+}
+
+function refusal(reason: string): InvalidRequestError {
+  return new InvalidRequestError(`Cannot read the request body: ${reason}`);
+}
+
+function tooLarge(): HttpError {
+  const message = `Cannot read the request body: expected at most ${REQUEST_BODY_BYTES_MAX} bytes, got more`;
+  return new HttpError(413, message, { code: "request_too_large" });
+}

@@ -1,0 +1,102 @@
+/**
+ * The one place that turns an error into HTTP: status, headers, and OpenAI's body
+ * `{"error":{"message","type","param","code"}}`, the only shape that every known client understands.
+ * An error that is not known here is a 500 whose text stays in the log.
+ */
+import {
+  ContextLengthError,
+  EngineDeadError,
+  InvalidRequestError,
+  QueueFullError,
+} from "../engine/errors.ts";
+import { ENGINE_RETRY_SECONDS, ERROR_ECHO_CHARS_MAX } from "../limits.ts";
+
+export interface ErrorBody {
+  error: { message: string; type: string; param: string | null; code: string | null };
+}
+
+export interface ErrorAnswer {
+  status: ErrorStatus;
+  headers: Record<string, string>;
+  body: ErrorBody;
+}
+
+export type ErrorStatus = 400 | 404 | 405 | 413 | 429 | 500 | 503;
+
+interface HttpErrorOptions {
+  code: string;
+  param?: string;
+  headers?: Record<string, string>;
+}
+
+/** A refusal that only HTTP knows: no such route or model, wrong method, too large a body. */
+export class HttpError extends Error {
+  override name = "HttpError";
+  readonly status: 404 | 405 | 413;
+  readonly options: HttpErrorOptions;
+  constructor(status: 404 | 405 | 413, message: string, options: HttpErrorOptions) {
+    super(message);
+    this.status = status;
+    this.options = options;
+  }
+}
+
+/** What the client is told about `error`. Never throws, whatever was thrown. */
+export function toErrorAnswer(error: unknown): ErrorAnswer {
+  if (error instanceof HttpError) {
+    const { code, param = null, headers } = error.options;
+    return answer(
+      error.status,
+      { message: error.message, type: "invalid_request_error", param, code },
+      headers,
+    );
+  }
+  if (error instanceof InvalidRequestError) return invalidRequest(error);
+  if (error instanceof QueueFullError) return queueFull(error);
+  if (error instanceof EngineDeadError) return engineDead(error);
+  const message = "Cannot answer the request: the server failed; its log says why";
+  return answer(500, { message, type: "server_error", param: null, code: "internal_error" });
+}
+
+function invalidRequest(error: InvalidRequestError): ErrorAnswer {
+  const { message, param } = error;
+  const code = error instanceof ContextLengthError ? "context_length_exceeded" : null;
+  return answer(400, { message, type: "invalid_request_error", param, code });
+}
+
+function queueFull({ message, retryAfterSeconds }: QueueFullError): ErrorAnswer {
+  const body = { message, type: "rate_limit_error", param: null, code: "queue_full" };
+  return answer(429, body, retryAfter(retryAfterSeconds));
+}
+
+function engineDead({ message }: EngineDeadError): ErrorAnswer {
+  const body = { message, type: "server_error", param: null, code: "engine_unavailable" };
+  return answer(503, body, retryAfter(ENGINE_RETRY_SECONDS));
+}
+
+/** `Retry-After` counts whole seconds and is for everyone; `retry-after-ms` is what OpenAI's clients look at first. */
+function retryAfter(seconds: number): Record<string, string> {
+  return { "retry-after": String(Math.ceil(seconds)), "retry-after-ms": String(Math.ceil(seconds * 1000)) };
+}
+
+function answer(
+  status: ErrorStatus,
+  error: ErrorBody["error"],
+  headers: Record<string, string> = {},
+): ErrorAnswer {
+  return { status, headers, body: { error } };
+}
+
+/** A client's own text for use in a message, quoted and cut short. */
+export function quote(text: string): string {
+  const isLong = text.length > ERROR_ECHO_CHARS_MAX;
+  return JSON.stringify(isLong ? `${text.slice(0, ERROR_ECHO_CHARS_MAX)}...` : text);
+}
+
+/** What a client sent, in a few words: "nothing", `"a string"`, "an array of 3". */
+export function describe(value: unknown): string {
+  if (value === undefined) return "nothing";
+  if (typeof value === "string") return quote(value);
+  if (Array.isArray(value)) return `an array of ${value.length}`;
+  return typeof value === "number" || typeof value === "boolean" || value === null ? `${value}` : "an object";
+}

@@ -1,0 +1,72 @@
+/**
+ * zod with this API's manners: null is absent, unknown keys are refused by name, and the first thing wrong becomes
+ * one `InvalidRequestError`. Each schema's `error` says what is expected ("a number from 0 to 1").
+ */
+import { z } from "zod";
+import { InvalidRequestError } from "../engine/errors.ts";
+import { describe, quote } from "./errors.ts";
+
+/** Validates `body`; throws `InvalidRequestError` whose `param` is the path of the first thing wrong. */
+export function validate<T>(schema: z.ZodType<T>, body: unknown): T {
+  const result = schema.safeParse(body);
+  if (result.success) return result.data;
+  throw toInvalidRequest(result.error.issues[0], body);
+}
+
+/** An object with exactly these keys; a key whose value is null counts as absent. */
+export function object<Shape extends z.ZodRawShape>(shape: Shape) {
+  return z.preprocess(withoutNulls, z.strictObject(shape, { error: "an object" }));
+}
+
+/** An array whose length is checked before its elements: a million wrong ones must not make a million issues. */
+export function array<Item extends z.ZodType>(item: Item, lengthMax: number, error: string) {
+  return z
+    .array(z.unknown(), { error })
+    .max(lengthMax, { error: `at most ${lengthMax} elements` })
+    .pipe(z.array(item));
+}
+
+export function numberBetween(low: number, high: number) {
+  const error = `a number from ${low} to ${high}`;
+  return z.number({ error }).min(low, { error }).max(high, { error });
+}
+
+export function integerFrom(low: number) {
+  const error = `an integer of at least ${low}`;
+  return z.int({ error }).min(low, { error });
+}
+
+function withoutNulls(value: unknown): unknown {
+  if (typeof value !== "object" || value === null || Array.isArray(value)) return value;
+  return Object.fromEntries(Object.entries(value).filter(([, field]) => field !== null));
+}
+
+function toInvalidRequest(issue: z.core.$ZodIssue, body: unknown): InvalidRequestError {
+  if (issue.code === "unrecognized_keys") {
+    const param = pathName([...issue.path, issue.keys[0]]);
+    const message = `Cannot accept ${quote(param)}: expected supported parameters only, got an unknown one`;
+    return new InvalidRequestError(message, param);
+  }
+  const found = describe(valueAt(body, issue.path));
+  const param = issue.path.length > 0 ? pathName(issue.path) : null;
+  return new InvalidRequestError(
+    `Cannot accept ${param ?? "the request body"}: expected ${issue.message}, got ${found}`,
+    param,
+  );
+}
+
+/** `messages[0].content`, as OpenAI spells it. */
+function pathName(path: readonly PropertyKey[]): string {
+  return path
+    .map((key, index) => (typeof key === "number" ? `[${key}]` : `${index > 0 ? "." : ""}${String(key)}`))
+    .join("");
+}
+
+function valueAt(body: unknown, path: readonly PropertyKey[]): unknown {
+  let value = body;
+  for (const key of path) {
+    if (typeof value !== "object" || value === null || !Object.hasOwn(value, key)) return undefined;
+    value = (value as Record<PropertyKey, unknown>)[key];
+  }
+  return value;
+}
