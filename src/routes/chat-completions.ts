@@ -1,0 +1,61 @@
+/** `POST /v1/chat/completions`: answer a conversation, through the model's chat template. */
+import { z } from "zod";
+import type { ChatMessage, EngineClient } from "../engine/client.ts";
+import { CONTENT_PARTS_MAX, MESSAGES_MAX } from "../limits.ts";
+import type { AnswerShape } from "./answer.ts";
+import type { Endpoint, Prompt } from "./endpoint.ts";
+import { commonParameters } from "./parameters.ts";
+import { array, object } from "./validation.ts";
+
+const textPart = object({
+  type: z.literal("text", { error: '"text", as nothing else is supported' }),
+  text: z.string({ error: "a string" }),
+});
+
+/** A string is one text part; the lines of several are joined, as vLLM and llama-server do. */
+const content = z
+  .preprocess(
+    (value) => (typeof value === "string" ? [{ type: "text", text: value }] : value),
+    array(textPart, CONTENT_PARTS_MAX, "a string or an array of text parts"),
+  )
+  .transform((parts) => parts.map((part) => part.text).join("\n"));
+
+const message = object({
+  role: z.enum(["system", "developer", "user", "assistant"], {
+    error: '"system", "developer", "user" or "assistant"',
+  }),
+  content,
+});
+
+const parameters = object({
+  ...commonParameters,
+  messages: array(message, MESSAGES_MAX, "an array of messages").refine((list) => list.length > 0, {
+    error: "at least one message",
+  }),
+});
+
+type ChatParameters = z.output<typeof parameters>;
+
+const shape: AnswerShape = {
+  object: "chat.completion",
+  chunkObject: "chat.completion.chunk",
+  whole: (text) => ({ message: { role: "assistant", content: text, refusal: null } }),
+  opening: { delta: { role: "assistant", content: "" } },
+  piece: (text) => ({ delta: { content: text } }),
+  closing: { delta: {} },
+};
+
+export const chatCompletions: Endpoint<ChatParameters> = {
+  parameters,
+  idPrefix: "chatcmpl",
+  maxTokensDefault: Infinity,
+  toPrompt: ({ messages }: ChatParameters, engine: EngineClient): Prompt => ({
+    promptIds: engine.text.encodeChat(messages.map(toChatMessage)),
+  }),
+  shape,
+};
+
+/** OpenAI renamed "system" to "developer"; the templates of open models know the old name only. */
+function toChatMessage({ role, content }: ChatParameters["messages"][number]): ChatMessage {
+  return { role: role === "developer" ? "system" : role, content };
+}

@@ -1,0 +1,25 @@
+/** What the routes need from outside. Clock and randomness come from the composition root, so tests can fix them. */
+import type { EngineClient } from "../engine/client.ts";
+import type { StartTimer } from "./sse.ts";
+
+export type LogEntry =
+  /** `status` was sent after `durationMs`; a stream goes on after that. */
+  | { type: "request"; requestId: string; method: string; path: string; status: number; durationMs: number }
+  /** A failure of the server's, of which the client learns no more than that there was one. */
+  | { type: "error"; requestId: string; error: unknown };
+
+export interface Services {
+  engine: EngineClient;
+  /** Milliseconds since the epoch. */
+  clock: () => number;
+  /** Text that no other call returns, fit for an id: letters and digits. */
+  newId: () => string;
+  /** 64 random bits, for a request without a seed. */
+  randomSeed: () => bigint;
+  log: (entry: LogEntry) => void;
+  startTimer: StartTimer;
+}
+
+export interface AppEnv {
+  Variables: { requestId: string };
+}
