@@ -1,0 +1,282 @@
+import { describe, expect, test } from "bun:test";
+import type { GenerationRequest } from "../../src/engine/client.ts";
+import { MESSAGES_MAX, STOP_STRING_CHARS_MAX, STOP_STRINGS_MAX } from "../../src/limits.ts";
+import { ScriptedClient } from "../support/scripted-client.ts";
+import { chat, completions, type ErrorJson, hello, setUp } from "./support.ts";
+
+/** The engine request that a body becomes. */
+async function submitted(path: string, body: object, engine?: ScriptedClient): Promise<GenerationRequest> {
+  const set = setUp(engine);
+  const response = await set.post(path, body);
+  if (response.status !== 200) throw new Error(await response.text());
+  return set.engine.submissions[0].request;
+}
+
+/** The error that a body gets; the engine must not have heard of it. */
+async function refused(path: string, body: object, engine?: ScriptedClient) {
+  const set = setUp(engine);
+  const response = await set.post(path, body);
+  expect(response.status).toBe(400);
+  expect(set.engine.submissions).toEqual([]);
+  const { error } = (await response.json()) as ErrorJson;
+  expect(error.type).toBe("invalid_request_error");
+  return error;
+}
+
+describe("sampling", () => {
+  test("defaults are the checkpoint's and the API's", async () => {
+    expect(await submitted(completions, { prompt: "abc" })).toEqual({
+      id: "cmpl-2",
+      promptIds: [97, 98, 99],
+      sampling: { maxTokens: 16, temperature: 0.5, topP: 0.25, topK: 7, minP: 0.125, seed: 99n, stop: [] },
+    });
+  });
+
+  test("everything can be set", async () => {
+    const body = { temperature: 0, top_p: 1, top_k: 3, min_p: 0, seed: 5, stop: ["a", "b"], max_tokens: 2 };
+    expect((await submitted(completions, { prompt: "abc", ...body })).sampling).toEqual({
+      maxTokens: 2,
+      temperature: 0,
+      topP: 1,
+      topK: 3,
+      minP: 0,
+      seed: 5n,
+      stop: ["a", "b"],
+    });
+  });
+
+  test("null is absent, everywhere", async () => {
+    const nulls = Object.fromEntries(
+      ["model", "stream", "stream_options", "max_tokens", "max_completion_tokens", "temperature", "top_p"]
+        .concat(["top_k", "min_p", "seed", "stop", "n", "user", "metadata", "logprobs", "echo", "tools"])
+        .map((name) => [name, null]),
+    );
+    const plain = await submitted(completions, { prompt: "abc" });
+    expect(await submitted(completions, { prompt: "abc", prefix_len: null, ...nulls })).toEqual(plain);
+    const withNull = { messages: [{ role: "user", content: "hi", name: null, refusal: null }] };
+    expect(await submitted(chat, { ...withNull, ...nulls })).toEqual(await submitted(chat, hello));
+    const stream = { stream: true, stream_options: { include_usage: null } };
+    expect(await submitted(chat, { ...hello, ...stream })).toEqual(await submitted(chat, hello));
+  });
+
+  test.each([
+    [-1, 0],
+    [0, 0],
+    [1, 1],
+  ])("top_k %i means %i", async (given, meant) => {
+    expect((await submitted(completions, { prompt: "a", top_k: given })).sampling.topK).toBe(meant);
+  });
+
+  test.each([
+    ["0", 0n],
+    ["-1", 0xffff_ffff_ffff_ffffn],
+    ["9223372036854775807", 1n << 63n],
+    ["-9223372036854775808", 1n << 63n],
+    ["12345678901234567890123", null],
+  ])("seed %s", async (text, meant) => {
+    const { post, engine } = setUp();
+    const response = await post(completions, `{"prompt":"a","seed":${text}}`);
+    expect(response.status).toBe(meant === null ? 400 : 200);
+    if (meant !== null) expect(engine.submissions[0].request.sampling.seed).toBe(meant);
+  });
+
+  test("a chat takes the rest of the context, a completion no more than that", async () => {
+    const promptTokens = "user:hi;".length;
+    expect((await submitted(chat, hello)).sampling.maxTokens).toBe(64 - promptTokens);
+    expect((await submitted(completions, { prompt: "x".repeat(60) })).sampling.maxTokens).toBe(4);
+    expect((await submitted(completions, { prompt: "x".repeat(99) })).sampling.maxTokens).toBe(1);
+  });
+
+  test("max_completion_tokens is max_tokens", async () => {
+    for (const path of [chat, completions]) {
+      const prompt = path === chat ? hello : { prompt: "a" };
+      const asked = { ...prompt, max_completion_tokens: 3 };
+      expect((await submitted(path, asked)).sampling.maxTokens).toBe(3);
+      expect((await submitted(path, { ...asked, max_tokens: 3 })).sampling.maxTokens).toBe(3);
+      expect((await refused(path, { ...asked, max_tokens: 4 })).param).toBe("max_tokens");
+    }
+  });
+
+  const tooManyStops = Array.from({ length: STOP_STRINGS_MAX + 1 }, () => "a");
+  test.each([
+    ["temperature", [-0.1, 101, "1", true, [], {}]],
+    ["top_p", [0, -1, 1.01, "1"]],
+    ["top_k", [-2, 1.5, "1"]],
+    ["min_p", [-0.1, 1.1]],
+    ["seed", [1.5, "1", 2 ** 64]],
+    ["max_tokens", [0, -1, 1.5, "16", 1e300]],
+    ["max_completion_tokens", [0, {}]],
+    ["stop", [7, {}, tooManyStops]],
+    ["stop[0]", [[7], [""], "", "x".repeat(STOP_STRING_CHARS_MAX + 1)]],
+    ["stream", ["true", 1]],
+    ["stream_options", [true, []]],
+    ["model", [7, {}]],
+  ] as [string, unknown[]][])("%s is refused by name", async (param, values) => {
+    for (const value of values) {
+      const name = param.replace("[0]", "");
+      const error = await refused(completions, { prompt: "a", stream: true, [name]: value });
+      expect(error.param).toBe(param);
+      expect(error.message).toMatch(/^Cannot accept .*: expected .*, got /);
+    }
+  });
+});
+
+describe("what is not supported", () => {
+  test.each(["tools", "response_format", "logit_bias", "suffix", "top_logprobs", "prompt_logprobs", "bogus"])(
+    "%s is refused by name",
+    async (name) => {
+      expect((await refused(chat, { ...hello, [name]: 1 })).param).toBe(name);
+      expect((await refused(completions, { prompt: "a", [name]: [] })).param).toBe(name);
+    },
+  );
+
+  test.each([
+    ["n", 1, 2],
+    ["best_of", 1, 2],
+    ["echo", false, true],
+    ["logprobs", false, true],
+    ["ignore_eos", false, true],
+    ["min_tokens", 0, 1],
+    ["presence_penalty", 0, 0.1],
+    ["frequency_penalty", 0, -1],
+    ["repetition_penalty", 1, 1.1],
+  ])("%s may be %p and not %p", async (name, neutral, other) => {
+    await submitted(completions, { prompt: "a", [name]: neutral });
+    expect((await refused(completions, { prompt: "a", [name]: other })).param).toBe(name);
+  });
+
+  test("accounting is accepted and changes nothing", async () => {
+    const accounting = { user: "me", metadata: { a: "b" }, store: true, service_tier: "auto" };
+    expect(await submitted(chat, { ...hello, ...accounting })).toEqual(await submitted(chat, hello));
+  });
+
+  test("stream_options needs stream and knows include_usage only", async () => {
+    const options = { stream_options: { include_usage: true } };
+    expect((await refused(chat, { ...hello, ...options })).param).toBe("stream_options");
+    expect((await refused(chat, { ...hello, ...options, stream: false })).param).toBe("stream_options");
+    const unknown = { stream: true, stream_options: { include_usage: true, other: 1 } };
+    expect((await refused(chat, { ...hello, ...unknown })).param).toBe("stream_options.other");
+  });
+
+  test("what is echoed is cut short", async () => {
+    const long = "x".repeat(10_000);
+    const errors = [
+      await refused(completions, { prompt: "a", temperature: long }),
+      await refused(completions, { prompt: "a", [long]: 1 }),
+      await refused(chat, { messages: [{ role: long, content: "" }] }),
+    ];
+    for (const { message } of errors) expect(message.length).toBeLessThan(250);
+  });
+});
+
+describe("model", () => {
+  test("the model's name or none; another is a 404", async () => {
+    await submitted(chat, { ...hello, model: "scripted" });
+    for (const model of ["other", "", "y".repeat(500)]) {
+      const { post, engine } = setUp();
+      const response = await post(chat, { ...hello, model });
+      expect(response.status).toBe(404);
+      const { error } = (await response.json()) as ErrorJson;
+      expect(error).toMatchObject({ param: "model", code: "model_not_found", type: "invalid_request_error" });
+      expect(error.message.length).toBeLessThan(200);
+      expect(engine.submissions).toEqual([]);
+    }
+  });
+});
+
+describe("prompt", () => {
+  test("a string, ids, or an array of one of these", async () => {
+    for (const prompt of ["ab", ["ab"], [97, 98], [[97, 98]]]) {
+      expect((await submitted(completions, { prompt })).promptIds).toEqual([97, 98]);
+    }
+  });
+
+  test.each([
+    [["a", "b"]],
+    [[[1], [2]]],
+    [[]],
+    [[[]]],
+    [[1, "a"]],
+    [[-1]],
+    [[1.5]],
+    [[[[1]]]],
+    [7],
+    [{}],
+    [""],
+  ])("%j is refused", async (prompt) => {
+    expect((await refused(completions, { prompt })).param).toBe("prompt");
+  });
+
+  test("must be there", async () => {
+    expect((await refused(completions, {})).param).toBe("prompt");
+    expect((await refused(completions, { prompt: null })).param).toBe("prompt");
+  });
+
+  test("prefix_len is up to the prompt's length, and for a Prefix LM", async () => {
+    for (const prefix_len of [0, 2, 3]) {
+      const request = await submitted(completions, { prompt: "abc", prefix_len });
+      expect(request.prefixLength).toBe(prefix_len);
+    }
+    for (const prefix_len of [-1, 4, 0.5, "1"]) {
+      expect((await refused(completions, { prompt: "abc", prefix_len })).param).toBe("prefix_len");
+    }
+    expect((await refused(chat, { ...hello, prefix_len: 0 })).param).toBe("prefix_len");
+    const causal = new ScriptedClient(undefined, { isPrefixLm: false });
+    expect((await refused(completions, { prompt: "abc", prefix_len: 0 }, causal)).param).toBe("prefix_len");
+  });
+});
+
+describe("messages", () => {
+  const promptOf = async (messages: object[]): Promise<string> => {
+    const { promptIds } = await submitted(chat, { messages });
+    return String.fromCharCode(...promptIds);
+  };
+
+  test("strings and text parts, every role that a template knows", async () => {
+    const messages = [
+      { role: "developer", content: "be brief" },
+      {
+        role: "user",
+        content: [
+          { type: "text", text: "a" },
+          { type: "text", text: "b" },
+        ],
+      },
+      { role: "assistant", content: "", refusal: null },
+    ];
+    expect(await promptOf(messages)).toBe("system:be brief;user:a\nb;assistant:;");
+    expect(await promptOf([{ role: "user", content: [] }])).toBe("user:;");
+  });
+
+  test.each([
+    ["messages", undefined],
+    ["messages", []],
+    ["messages", "hi"],
+    ["messages", Array.from({ length: MESSAGES_MAX + 1 }, () => ({ role: "user", content: "" }))],
+    ["messages[0]", ["hi"]],
+    ["messages[0].role", [{ content: "hi" }]],
+    ["messages[0].role", [{ role: "tool", content: "hi" }]],
+    ["messages[0].content", [{ role: "user" }]],
+    ["messages[0].content", [{ role: "user", content: null }]],
+    ["messages[0].content", [{ role: "user", content: 7 }]],
+    ["messages[0].name", [{ role: "user", content: "hi", name: "me" }]],
+    ["messages[0].__proto__", JSON.parse('[{"role":"user","content":"hi","__proto__":{}}]')],
+    ["messages[0].content[0].text", [{ role: "user", content: [{ type: "text" }] }]],
+    ["messages[0].content[0].type", [{ role: "user", content: [{ type: "image_url", text: "" }] }]],
+    [
+      "messages[1].content[1].type",
+      [
+        { role: "user", content: "hi" },
+        {
+          role: "user",
+          content: [
+            { type: "text", text: "" },
+            { type: "input_audio", input_audio: {} },
+          ],
+        },
+      ],
+    ],
+  ] as [string, unknown][])("fault in %s", async (param, messages) => {
+    expect((await refused(chat, { messages })).param).toBe(param);
+  });
+});

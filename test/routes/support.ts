@@ -1,0 +1,61 @@
+/** An app over a scripted engine with a fixed clock, counted ids, and a timer that fires when a test says so. */
+import { createApp } from "../../src/routes/app.ts";
+import type { LogEntry } from "../../src/routes/services.ts";
+import { ScriptedClient } from "../support/scripted-client.ts";
+
+export const chat = "/v1/chat/completions";
+export const completions = "/v1/completions";
+export const hello = { messages: [{ role: "user", content: "hi" }] };
+
+export interface ErrorJson {
+  error: { message: string; type: string; param: string | null; code: string | null };
+}
+
+export function setUp(engine = new ScriptedClient()) {
+  let idCount = 0;
+  const log: LogEntry[] = [];
+  const timers = new ManualTimers();
+  const app = createApp({
+    engine,
+    clock: () => 1_700_000_123_456,
+    newId: () => String(++idCount),
+    randomSeed: () => 99n,
+    log: (entry) => void log.push(entry),
+    startTimer: timers.start,
+  });
+  const post = (path: string, body: unknown, headers: Record<string, string> = {}) =>
+    app.request(path, {
+      method: "POST",
+      headers: { "content-type": "application/json", ...headers },
+      body: typeof body === "string" ? body : JSON.stringify(body),
+    });
+  return { app, engine, log, timers, post };
+}
+
+/** Timers that fire by hand. */
+export class ManualTimers {
+  readonly #callbacks = new Set<() => void>();
+  readonly start = (_delayMs: number, callback: () => void): (() => void) => {
+    this.#callbacks.add(callback);
+    return () => void this.#callbacks.delete(callback);
+  };
+  get count(): number {
+    return this.#callbacks.size;
+  }
+  fireAll(): void {
+    for (const callback of this.#callbacks) callback();
+  }
+}
+
+/** The objects of an event stream, whose frames must be whole and end with `[DONE]`, which is left out. */
+export async function chunksOf(response: Response): Promise<unknown[]> {
+  const frames = (await response.text()).split("\n\n");
+  if (frames.pop() !== "") throw new Error("the stream does not end with a whole frame");
+  if (frames.pop() !== "data: [DONE]") throw new Error("the stream does not end with [DONE]");
+  return frames.map((frame) => JSON.parse(frame.slice("data: ".length)) as unknown);
+}
+
+/** Lets other work run until `condition` holds. */
+export async function until(condition: () => boolean): Promise<void> {
+  while (!condition()) await new Promise((resolve) => setTimeout(resolve, 0));
+}

@@ -1,0 +1,98 @@
+/**
+ * An engine that says what its script says, for tests of the routes: no model, no thread, no time.
+ * Its tokens are UTF-16 code units, so a prompt's ids are as many as its characters.
+ */
+import type {
+  EngineClient,
+  FinishReason,
+  GenerationEvent,
+  GenerationRequest,
+  ModelCard,
+  TextCodec,
+} from "../../src/engine/client.ts";
+
+export type Script = (request: GenerationRequest, signal: AbortSignal) => AsyncIterable<GenerationEvent>;
+
+export interface Submission {
+  request: GenerationRequest;
+  signal: AbortSignal;
+}
+
+const model: ModelCard = {
+  id: "scripted",
+  created: 1_700_000_000,
+  maxModelLen: 64,
+  vocabSize: 65_536,
+  isPrefixLm: true,
+  defaultSampling: { temperature: 0.5, topP: 0.25, topK: 7, minP: 0.125 },
+};
+
+const text: TextCodec = {
+  encodePrompt: toCodeUnits,
+  encodeChat: (messages) => toCodeUnits(messages.map(({ role, content }) => `${role}:${content};`).join("")),
+  decode: (ids) => String.fromCharCode(...ids),
+};
+
+export class ScriptedClient implements EngineClient {
+  readonly model: ModelCard;
+  readonly text = text;
+  healthy = true;
+  /** Everything submitted, in order. */
+  readonly submissions: Submission[] = [];
+  script: Script;
+
+  constructor(script: Script = say("Hello", " world"), card: Partial<ModelCard> = {}) {
+    this.script = script;
+    this.model = { ...model, ...card };
+  }
+
+  submit(request: GenerationRequest, signal = new AbortController().signal): AsyncIterable<GenerationEvent> {
+    this.submissions.push({ request, signal });
+    return this.script(request, signal);
+  }
+
+  async close(): Promise<void> {
+    this.healthy = false;
+  }
+}
+
+/** Says the texts, one event each, and finishes. */
+export function say(...texts: string[]): Script {
+  return sayThenFinish(texts, "stop");
+}
+
+export function sayThenFinish(texts: readonly string[], reason: FinishReason): Script {
+  return async function* ({ promptIds }) {
+    for (const piece of texts) yield { type: "text", text: piece, tokenIds: toCodeUnits(piece) };
+    const completionTokens = texts.join("").length;
+    yield { type: "finish", reason, promptTokens: promptIds.length, completionTokens };
+  };
+}
+
+/** Says the texts and throws. */
+export function sayThenThrow(texts: readonly string[], error: unknown): Script {
+  return async function* () {
+    for (const piece of texts) yield { type: "text", text: piece, tokenIds: toCodeUnits(piece) };
+    throw error;
+  };
+}
+
+/** Says the texts, then nothing until the request is aborted, which ends the events. */
+export function sayThenWait(...texts: string[]): Script {
+  return async function* (_request, signal) {
+    for (const piece of texts) yield { type: "text", text: piece, tokenIds: toCodeUnits(piece) };
+    await aborted(signal);
+  };
+}
+
+/** Resolves when the signal is aborted. */
+export function aborted(signal: AbortSignal): Promise<void> {
+  return new Promise((resolve) => {
+    if (signal.aborted) resolve();
+    signal.addEventListener("abort", () => resolve());
+  });
+}
+
+function toCodeUnits(value: string): number[] {
+  return Array.from({ length: value.length }, (_, index) => value.charCodeAt(index));
+}
