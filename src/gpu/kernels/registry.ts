@@ -1,5 +1,19 @@
 /** All kernels, for the contract test and the benchmark. */
 import type { KernelSpec } from "../kernel.ts";
 import { rmsNormSpec } from "./rms-norm.ts";
+import { addSpec } from "./add.ts";
+import { embeddingSpec } from "./embedding.ts";
+import { gatedActivationSpec } from "./gated-activation.ts";
+import { rotarySpec } from "./rotary.ts";
+import { sampleSpec } from "./sample.ts";
+import { sigmoidGateSpec } from "./sigmoid-gate.ts";
 
-export const kernelSpecs: readonly KernelSpec[] = [rmsNormSpec];
+export const kernelSpecs: readonly KernelSpec[] = [
+  rmsNormSpec,
+  addSpec,
+  embeddingSpec,
+  gatedActivationSpec,
+  rotarySpec,
+  sampleSpec,
+  sigmoidGateSpec,
+];
