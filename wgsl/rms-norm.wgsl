@@ -3,7 +3,8 @@
 // One workgroup a token and group (a group is a head, or the whole row); lanes stride over channels, lane sums are
 // folded in workgroup memory. Reads x twice: bound by memory. LANES is a power of two (checked by the wrapper).
 override LANES: u32 = 256;
-override WEIGHT: u32 = 0; // 0: no weight, 1: times w, 2: times 1 + w
+override WEIGHT: u32 = 0;     // 0: no weight, 1: times w, 2: times 1 + w
+override ACCUMULATE: u32 = 0; // 1: y += instead of y =
 struct Params { tokens: u32, channels: u32, x_row: u32, x_offset: u32, y_row: u32, y_offset: u32, eps: f32 }
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> x: array<f32>;       // [tokens, x_row]
@@ -33,6 +34,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) local
     var factor = scale;
     if (WEIGHT == 1) { factor *= weight[c]; }
     if (WEIGHT == 2) { factor *= 1.0 + weight[c]; }
-    y[y_base + c] = x[x_base + c] * factor;
+    let value = x[x_base + c] * factor;
+    if (ACCUMULATE == 1) { y[y_base + c] += value; } else { y[y_base + c] = value; }
   }
 }

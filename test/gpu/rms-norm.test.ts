@@ -48,6 +48,21 @@ describe("rms-norm", () => {
       });
     }
 
+    test(`${traits.isCpu ? "cpu" : "gpu"}: adds to what is there`, async () => {
+      const [tokens, channels] = [3, 40];
+      const values = Float64Array.from(normals(7, tokens * channels), Math.fround);
+      const before = Float64Array.from(normals(8, tokens * channels), Math.fround);
+      const x = upload(gpu, "x", [tokens, channels], values);
+      const y = output(gpu, "y", [tokens, channels], before);
+      const result = await runTwice(gpu, [rmsNorm(traits, { x, y, eps: 1e-6, accumulate: true })], { y });
+      const normed = reference(values, channels, 1e-6, () => 1);
+      assertClose(
+        result.y,
+        normed.map((value, i) => value + before[i]),
+        tolerance,
+      );
+    });
+
     test(`${traits.isCpu ? "cpu" : "gpu"}: heads of a slice`, async () => {
       const [tokens, row, count, channels] = [3, 100, 4, 16];
       const values = Float64Array.from(normals(5, tokens * row), Math.fround);

@@ -28,12 +28,14 @@ export interface RmsNormOptions {
   weight?: Tensor;
   /** Multiplies by 1 + w instead of w, as Gemma does. */
   weightPlusOne?: boolean;
+  /** Adds to what y holds. */
+  accumulate?: boolean;
   eps: number;
   /** Normalises `count` groups of `channels` each (heads) that start at these columns; by default whole rows. */
   heads?: { count: number; channels: number; xOffset: number; yOffset: number };
 }
 
-/** y = x / rms(x) [* w], over rows or over the heads of a slice of rows. x and y must not share memory. */
+/** y [+]= x / rms(x) [* w], over rows or over the heads of a slice of rows. x and y must not share memory. */
 export function rmsNorm(traits: GpuTraits, options: RmsNormOptions): Dispatch {
   const { x, y, weight, eps } = options;
   const sizes = matchTensors(rmsNormSpec, { x, weight: weight ?? flatten(x), y });
@@ -55,7 +57,11 @@ export function rmsNorm(traits: GpuTraits, options: RmsNormOptions): Dispatch {
   return {
     spec: rmsNormSpec,
     file: traits.isCpu ? "rms-norm-cpu" : "rms-norm",
-    constants: { LANES: lanes(traits, channels), WEIGHT: !weight ? 0 : options.weightPlusOne ? 2 : 1 },
+    constants: {
+      LANES: lanes(traits, channels),
+      WEIGHT: !weight ? 0 : options.weightPlusOne ? 2 : 1,
+      ACCUMULATE: options.accumulate ? 1 : 0,
+    },
     tensors: { x, weight: weight ?? flatten(x), y },
     params: { tokens, channels, x_row, x_offset: xOffset, y_row, y_offset: yOffset, eps },
     workgroups: traits.isCpu ? [groups(tokens, cpuLanes), count, 1] : [tokens, count, 1],
