@@ -26,6 +26,21 @@ export async function dawnInstance(checks: boolean): Promise<GPU> {
   return instance;
 }
 
+/**
+ * Whether this machine has a Vulkan loader, where Dawn needs one (Linux). Asked first, because Dawn complains on
+ * standard error when there is none.
+ */
+export async function hasVulkanLoader(): Promise<boolean> {
+  if (process.platform !== "linux" || !("Bun" in globalThis)) return true;
+  const { dlopen } = await import("bun:ffi");
+  try {
+    dlopen("libvulkan.so.1", { vkCreateInstance: { args: [], returns: "i32" } });
+    return true;
+  } catch {
+    return false;
+  }
+}
+
 async function loadDawn(): Promise<Pick<typeof Dawn, "create" | "globals">> {
   try {
     return await import("webgpu");

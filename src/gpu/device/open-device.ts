@@ -6,7 +6,7 @@
  */
 import { SetupError } from "../../errors.ts";
 import { Gpu } from "../gpu.ts";
-import { dawnInstance } from "./dawn.ts";
+import { dawnInstance, hasVulkanLoader } from "./dawn.ts";
 import { nativeHasRealAdapter, nativeInstance } from "./native.ts";
 import { useSoftwareAdapter } from "./software.ts";
 
@@ -59,9 +59,11 @@ async function chooseInstance(
         if (!(await nativeHasRealAdapter())) await useSoftwareAdapter();
         return { instance: native, implementation: "native" };
       }
-      const found = await dawn();
-      const adapter = await found.instance.requestAdapter({ powerPreference: "high-performance" });
-      if (isReal(adapter)) return found;
+      if (await hasVulkanLoader()) {
+        const found = await dawn();
+        if (isReal(await found.instance.requestAdapter({ powerPreference: "high-performance" })))
+          return found;
+      }
       await useSoftwareAdapter();
       return dawn();
     }
