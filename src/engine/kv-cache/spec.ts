@@ -1,0 +1,36 @@
+/**
+ * What a layer needs to remember: plain data, so that it can cross a thread boundary and be merged by the scheduler,
+ * which decides from it which cuts of a prefill are allowed. Knows no device.
+ */
+
+export type KvDtype = "f32" | "f16" | "bf16";
+
+interface SpecBase {
+  /** Tokens in a block. */
+  blockSize: number;
+  kvHeads: number;
+  headDim: number;
+  dtype: KvDtype;
+}
+
+/** The layer keeps keys and values of all tokens. */
+export interface FullAttentionSpec extends SpecBase {
+  kind: "full-attention";
+  /** Prompt tokens see later prompt tokens: the prompt can be cut along layers but not along tokens. */
+  nonCausal: boolean;
+}
+
+/** The layer looks at the last `slidingWindow` tokens only. */
+export interface SlidingWindowSpec extends SpecBase {
+  kind: "sliding-window";
+  slidingWindow: number;
+}
+
+export type KvCacheSpec = FullAttentionSpec | SlidingWindowSpec;
+
+const dtypeBytes: Record<KvDtype, number> = { f32: 4, f16: 2, bf16: 2 };
+
+/** Bytes of one block of one layer, keys and values together. */
+export function bytesPerBlock({ blockSize, kvHeads, headDim, dtype }: KvCacheSpec): number {
+  return 2 * blockSize * kvHeads * headDim * dtypeBytes[dtype];
+}
