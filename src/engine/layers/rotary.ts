@@ -3,6 +3,8 @@
  * (modeling_rope_utils), so that long positions agree with its reference logits.
  */
 
+import { bf16ToF32, f32ToBf16 } from "../weights/dtype.ts";
+
 export interface RotarySpec {
   type: "default" | "linear" | "llama3";
   /** Base of the geometric series of wavelengths. */
@@ -18,9 +20,20 @@ export interface RotarySpec {
   originalMaxPositions?: number;
 }
 
+/**
+ * What a position is multiplied by. bf16 is what a model has that was cast to bfloat16 and back, as some references
+ * are made: nothing to serve with, but needed to compare with those.
+ */
+export type FrequencyDtype = "f32" | "bf16";
+
 /** [positions, rotaryDim]: in each row first the cosines of the rotaryDim / 2 angles, then their sines. */
-export function rotaryTable(spec: RotarySpec, positions: number): Float32Array {
-  const frequencies = inverseFrequencies(spec);
+export function rotaryTable(
+  spec: RotarySpec,
+  positions: number,
+  dtype: FrequencyDtype = "f32",
+): Float32Array {
+  const exact = inverseFrequencies(spec);
+  const frequencies = dtype === "f32" ? exact : bf16ToF32(f32ToBf16(exact));
   const half = frequencies.length;
   const table = new Float32Array(positions * 2 * half);
   for (let position = 0; position < positions; position++) {

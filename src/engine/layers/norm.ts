@@ -1,0 +1,17 @@
+/** Root-mean-square normalisation (arXiv 1910.07467), with a weight, without, or with 1 + weight (Gemma). */
+import { rmsNorm, type RmsNormOptions } from "../../gpu/kernels/rms-norm.ts";
+import type { Tensor } from "../../gpu/tensor.ts";
+import type { ForwardContext } from "./context.ts";
+
+export class RmsNorm {
+  readonly #options: Pick<RmsNormOptions, "eps" | "weight" | "weightPlusOne">;
+
+  constructor(options: { eps: number; weight?: Tensor; weightPlusOne?: boolean }) {
+    this.#options = options;
+  }
+
+  /** y = norm(x), or y += with `accumulate`, over rows or the given heads of each; f32, x and y in different memory. */
+  forward(context: ForwardContext, io: Pick<RmsNormOptions, "x" | "y" | "heads" | "accumulate">): void {
+    context.recorder.add(rmsNorm(context.traits, { ...io, ...this.#options }));
+  }
+}
