@@ -51,13 +51,15 @@ export class Checkpoint {
 
   /**
    * Opens every file of the checkpoint and checks its header; no tensor is read. The caller owns the result and
-   * must `close` it. Throws `CheckpointError` naming file, tensor, expected and found.
+   * must `close` it. `only` names a file to take by itself instead of the model's.
+   * Throws `CheckpointError` naming file, tensor, expected and found.
    */
-  static async open(dir: string): Promise<Checkpoint> {
+  static async open(dir: string, only?: string): Promise<Checkpoint> {
     const handles = new Map<string, FileHandle>();
     const entries = new Map<string, LocatedEntry>();
     try {
-      for (const [file, wanted] of await planShards(dir)) {
+      const plan = only === undefined ? await planShards(dir) : new Map([[only, null]]);
+      for (const [file, wanted] of plan) {
         const handle = await openFile(join(dir, file));
         handles.set(file, handle);
         const found = await readHeader(handle, join(dir, file));
