@@ -35,3 +35,10 @@ assert(
 );
 assert(JSON_DEPTH_MAX > 5, "messages with content parts fit the JSON depth");
 assert(PING_INTERVAL_MS < 10_000, "pings come before Bun's own idle timeout of 10 s");
+
+// Engine
+
+/** Requests that may wait for the engine; one more is refused. */
+export const QUEUED_REQUESTS_MAX = 256;
+/** `Retry-After` when the queue is full. */
+export const QUEUE_RETRY_SECONDS = 1;

@@ -1,0 +1,40 @@
+/** Messages between the client's thread and the engine's. All are plain data for structured clone. */
+import type { KernelProfile } from "../gpu/profile.ts";
+import type { FinishReason, GenerationRequest } from "./client.ts";
+import type { EngineOptions, LoadStage } from "./load-engine.ts";
+
+export type ToEngine =
+  | { type: "load"; options: EngineOptions }
+  | { type: "submit"; request: GenerationRequest }
+  | { type: "cancel"; id: string }
+  | { type: "profile" }
+  | { type: "close" };
+
+/** An error by name, so that the other side can throw one of the same kind. */
+export interface ErrorMessage {
+  name: string;
+  message: string;
+}
+
+export interface ReadyInfo {
+  adapter: string;
+  maxModelLen: number;
+  isPrefixLm: boolean;
+}
+
+export type FromEngine =
+  | { type: "progress"; stage: LoadStage; done: number; all: number; note?: string }
+  | { type: "ready"; info: ReadyInfo }
+  | { type: "tokens"; id: string; ids: number[] }
+  | { type: "finish"; id: string; reason: FinishReason }
+  | { type: "failed"; id: string; error: ErrorMessage }
+  | { type: "profile"; rows: KernelProfile[] }
+  | { type: "closed" }
+  /** The engine as a whole cannot go on. */
+  | { type: "dead"; error: ErrorMessage };
+
+export function errorMessage(error: unknown): ErrorMessage {
+  return error instanceof Error
+    ? { name: error.name, message: error.message }
+    : { name: "Error", message: String(error) };
+}
