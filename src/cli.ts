@@ -1,0 +1,194 @@
+#!/usr/bin/env bun
+/**
+ * The composition root: commands and flags, and the only reader of arguments, environment, clock and randomness.
+ * What a command does is in `commands/`.
+ */
+import { existsSync } from "node:fs";
+import { basename, resolve } from "node:path";
+import process from "node:process";
+import { fileURLToPath } from "node:url";
+import { Command, InvalidArgumentError, Option } from "commander";
+import packageJson from "../package.json" with { type: "json" };
+import { generate } from "./commands/generate.ts";
+import type { Environment } from "./commands/environment.ts";
+import { serve } from "./commands/serve.ts";
+import { verifyFolder } from "./commands/verify.ts";
+import { CheckpointError, SetupError } from "./engine/errors.ts";
+import { defaultEngineOptions, type EngineOptions, kvDtypes } from "./engine/load-engine.ts";
+import { weightDtypes } from "./engine/weights/loader.ts";
+import { gpuChoices } from "./gpu/device/open-device.ts";
+
+const embeddedModel = fileURLToPath(new URL("../models/hrm-text-tiny", import.meta.url));
+
+const environment: Environment = {
+  clock: () => Date.now(),
+  newId: () => crypto.randomUUID().replaceAll("-", ""),
+  randomSeed: () => crypto.getRandomValues(new BigUint64Array(1))[0],
+  write: (text) => process.stdout.write(text),
+  report: (line) => process.stderr.write(`${line}\n`),
+  isInteractive: process.stderr.isTTY,
+  onStop: (stop) => {
+    for (const signal of ["SIGINT", "SIGTERM"] as const) process.once(signal, stop);
+  },
+};
+
+/** Flags that every command which loads a model has. */
+interface EngineFlags {
+  model: string;
+  gpu: EngineOptions["gpu"];
+  dtype: EngineOptions["dtype"];
+  kvCacheDtype: EngineOptions["kvDtype"];
+  maxModelLen?: number;
+  blockSize: number;
+  profile?: boolean;
+  gpuChecks?: boolean;
+}
+
+function withEngineFlags(command: Command): Command {
+  const { gpu, dtype, kvDtype, blockSize } = defaultEngineOptions;
+  return command
+    .addOption(
+      new Option("--gpu <choice>", "adapter to run on").choices(gpuChoices).default(gpu).env("PRELUDE_GPU"),
+    )
+    .addOption(
+      new Option("--dtype <dtype>", "format of weights on the device").choices(weightDtypes).default(dtype),
+    )
+    .addOption(
+      new Option("--kv-cache-dtype <dtype>", "format of keys and values").choices(kvDtypes).default(kvDtype),
+    )
+    .option(
+      "--max-model-len <tokens>",
+      "most tokens of prompt and answer (default: the model's)",
+      positiveInteger,
+    )
+    .option("--block-size <tokens>", "tokens in a KV block", positiveInteger, blockSize)
+    .option("--profile", "time every kernel on the GPU and print the totals at the end")
+    .option("--gpu-checks", "keep the GPU's validation and bounds checks on (slower)");
+}
+
+function engineOptions(flags: EngineFlags): EngineOptions {
+  return {
+    ...defaultEngineOptions,
+    modelDir: modelFolder(flags.model),
+    gpu: flags.gpu,
+    dtype: flags.dtype,
+    kvDtype: flags.kvCacheDtype,
+    maxModelLen: flags.maxModelLen ?? null,
+    blockSize: flags.blockSize,
+    profile: flags.profile ?? false,
+    gpuChecks: flags.gpuChecks ?? false,
+  };
+}
+
+function modelFolder(path: string): string {
+  const dir = resolve(path);
+  if (!existsSync(dir))
+    throw new SetupError(`Cannot load a model: expected a checkpoint folder, got ${path} (no such folder)`);
+  return dir;
+}
+
+function modelName(flags: EngineFlags, name?: string): string {
+  return name ?? basename(resolve(flags.model));
+}
+
+function positiveInteger(text: string): number {
+  const value = Number(text);
+  if (!Number.isSafeInteger(value) || value < 1)
+    throw new InvalidArgumentError("expected a whole number from 1 on.");
+  return value;
+}
+
+function portNumber(text: string): number {
+  const value = Number(text);
+  if (!Number.isInteger(value) || value < 0 || value > 65535 || text.trim() === "") {
+    throw new InvalidArgumentError("expected a port from 0 (any free one) to 65535.");
+  }
+  return value;
+}
+
+function nonNegative(text: string): number {
+  const value = Number(text);
+  if (!(value >= 0) || text.trim() === "") throw new InvalidArgumentError("expected a number from 0 on.");
+  return value;
+}
+
+function program(): Command {
+  const root = new Command("prelude")
+    .description(packageJson.description)
+    .version(packageJson.version)
+    .showHelpAfterError("(--help lists commands and flags)");
+
+  withEngineFlags(root.command("serve"))
+    .description("serve a model over an OpenAI-compatible API")
+    .option("--model <dir>", "checkpoint folder", embeddedModel)
+    .option("--served-model-name <name>", "name that requests use (default: the folder's)")
+    .option("--host <host>", "address to listen on", "127.0.0.1")
+    .option("--port <port>", "port to listen on", portNumber, 8000)
+    .action((flags: EngineFlags & { host: string; port: number; servedModelName?: string }) =>
+      serve(
+        {
+          engine: engineOptions(flags),
+          modelName: modelName(flags, flags.servedModelName),
+          host: flags.host,
+          port: flags.port,
+        },
+        environment,
+      ),
+    );
+
+  withEngineFlags(root.command("generate"))
+    .description("answer one prompt on the terminal")
+    .argument("<prompt>", "what to ask; the model's chat template is applied")
+    .option("--model <dir>", "checkpoint folder", embeddedModel)
+    .option("--raw", "continue the prompt as it is, without the chat template")
+    .option("--max-tokens <count>", "most tokens to generate", positiveInteger, 256)
+    .option("--temperature <value>", "0 is greedy (default: the model's)", nonNegative)
+    .option("--seed <number>", "seed of the random numbers", positiveInteger)
+    .option("--json", "print one JSON object instead of streaming text")
+    .action(
+      (
+        prompt: string,
+        flags: EngineFlags & {
+          raw?: boolean;
+          maxTokens: number;
+          temperature?: number;
+          seed?: number;
+          json?: boolean;
+        },
+      ) =>
+        generate(
+          { ...flags, prompt, engine: engineOptions(flags), modelName: modelName(flags) },
+          environment,
+        ),
+    );
+
+  withEngineFlags(root.command("verify"))
+    .description("compare a checkpoint's outputs with the reference.json or golden.json in its folder")
+    .argument("<dir>", "checkpoint folder")
+    .option("--json", "print one JSON object")
+    .option("--verbose", "print every case even where there are many")
+    .action(
+      async (model: string, flags: Omit<EngineFlags, "model"> & { json?: boolean; verbose?: boolean }) => {
+        const engine = engineOptions({ ...flags, model });
+        const passed = await verifyFolder({ engine, json: flags.json, verbose: flags.verbose }, environment);
+        process.exitCode = passed ? 0 : 1;
+      },
+    );
+  return root;
+}
+
+/** Errors of the setup are for the user to mend and shown as a line; anything else is a bug and keeps its stack. */
+function fail(error: unknown): never {
+  const isExpected = error instanceof SetupError || error instanceof CheckpointError;
+  const text = isExpected
+    ? error.message
+    : error instanceof Error
+      ? (error.stack ?? error.message)
+      : String(error);
+  process.stderr.write(`prelude: ${text}\n`);
+  process.exit(1);
+}
+
+await program().parseAsync().catch(fail);
+// Dawn keeps threads that would keep the process; every command has closed what it opened by now.
+process.exit();

@@ -1,0 +1,177 @@
+/** `prelude verify`: does this checkpoint, on this device, give the outputs its folder says it must? */
+import { type EngineOptions, loadEngine, type LoadedEngine } from "../engine/load-engine.ts";
+import { readVerifyCases, type VerifyCase } from "../engine/verify/cases.ts";
+import type { CaseResult } from "../engine/verify/judge.ts";
+import { type Tolerance, verify } from "../engine/verify/verify.ts";
+import { readModelConfig } from "../engine/weights/config.ts";
+import type { Environment } from "./environment.ts";
+import { loadProgress } from "./progress.ts";
+import { profileTable } from "./start-engine.ts";
+
+export interface VerifyFolderOptions {
+  engine: EngineOptions;
+  json?: boolean;
+  verbose?: boolean;
+}
+
+/** More cases than this are summed up by group. */
+const casesListedMax = 40;
+const sequencesMax = 32;
+const stepTokensMax = 1024;
+
+// Activations and sums are float32 in every mode. 16-bit keys and values add 2^-11 (f16) or 2^-8 (bf16) an element,
+// weights rounded to another format likewise, and log-probabilities of a golden file are rounded to 1e-5.
+const exact: Tolerance = { relativeRms: 1e-4, logprob: 2e-4 };
+const half: Tolerance = { relativeRms: 2e-3, logprob: 2e-2 };
+const brain: Tolerance = { relativeRms: 2e-2, logprob: 2e-1 };
+
+/** Prints a line a case (or group) and a summary; true if all passed. */
+export async function verifyFolder(options: VerifyFolderOptions, environment: Environment): Promise<boolean> {
+  const { modelDir } = options.engine;
+  const config = await readModelConfig(modelDir);
+  const cases = await readVerifyCases(modelDir, config.hrm?.prefixLm ?? false);
+  const engine = engineFor(options.engine, cases);
+  const started = environment.clock();
+  const run = await runLikeReference({ engine, cases, environment });
+  const seconds = (environment.clock() - started) / 1000;
+  const { results, adapter, note } = run;
+  const passed = results.every((result) => result.passed);
+  if (options.json) {
+    environment.write(`${JSON.stringify({ model: modelDir, adapter, passed, note, cases: results })}\n`);
+  } else {
+    const text = report(results, { verbose: options.verbose ?? false, seconds });
+    environment.write(`${text}\n${note ? `Note: ${note}\n` : ""}`);
+  }
+  return passed;
+}
+
+interface RunOptions {
+  engine: EngineOptions;
+  cases: readonly VerifyCase[];
+  environment: Environment;
+}
+
+interface RunResult {
+  results: CaseResult[];
+  adapter: string;
+  note?: string;
+}
+
+/**
+ * Runs as served, with float32 rotary frequencies. Logits of a reference may come from a model that was cast to
+ * bfloat16 and back, which rounds its frequencies too: if they disagree, they are compared once more with such
+ * frequencies, and the result says which of the two was met.
+ */
+async function runLikeReference(options: RunOptions): Promise<RunResult> {
+  const served = await runOnce(options);
+  const isReference = options.cases.some(({ promptLogits }) => promptLogits);
+  if (!isReference || served.results.every((result) => result.passed)) return served;
+  const rounded = await runOnce({ ...options, engine: { ...options.engine, rotaryFrequencies: "bf16" } });
+  if (!rounded.results.every((result) => result.passed)) return served;
+  const close = served.results.filter((result) => result.passed).length;
+  const note =
+    "this reference was made with rotary frequencies rounded to bfloat16, and is met with the same rounding; " +
+    `with float32 frequencies, as the engine serves, ${close} of ${served.results.length} cases are within tolerance`;
+  return { ...rounded, note };
+}
+
+async function runOnce({ engine, cases, environment }: RunOptions): Promise<RunResult> {
+  const { onProgress, end } = loadProgress(environment);
+  const loaded = await loadEngine(engine, onProgress).finally(end);
+  const { gpu, profiler } = loaded;
+  try {
+    const results = await runCases(loaded, { cases, tolerance: toleranceFor(engine, loaded), environment });
+    if (profiler) environment.report(profileTable(await profiler.report()));
+    return { results, adapter: gpu.describe() };
+  } finally {
+    gpu.close();
+  }
+}
+
+/** Just enough context and rows for these cases. */
+function engineFor(engine: EngineOptions, cases: readonly VerifyCase[]): EngineOptions {
+  const longest = Math.max(...cases.map(({ promptIds, greedyIds }) => promptIds.length + greedyIds.length));
+  const longestPrompt = Math.max(...cases.map(({ promptIds }) => promptIds.length));
+  return {
+    ...engine,
+    maxModelLen: engine.maxModelLen ?? longest,
+    maxSequences: sequencesMax,
+    maxStepTokens: Math.max(longestPrompt, stepTokensMax),
+    maxRows: Math.max(longestPrompt, sequencesMax),
+  };
+}
+
+function toleranceFor({ dtype }: EngineOptions, { runner }: LoadedEngine): Tolerance {
+  const formats: string[] = [dtype, ...runner.kvSpecs.map((spec) => spec.dtype)];
+  if (formats.includes("bf16")) return brain;
+  return formats.includes("f16") ? half : exact;
+}
+
+interface RunCasesOptions {
+  cases: readonly VerifyCase[];
+  tolerance: Tolerance;
+  environment: Environment;
+}
+
+async function runCases(
+  { runner, config }: LoadedEngine,
+  { cases, tolerance, environment }: RunCasesOptions,
+) {
+  const { blocksPerSequence, sequences } = runner.limits;
+  let done = 0;
+  return verify(cases, {
+    runner,
+    blockCount: blocksPerSequence * sequences,
+    vocabSize: config.vocabSize,
+    tolerance,
+    onResult: () => {
+      done++;
+      if (done % sequencesMax === 0 || done === cases.length)
+        environment.report(`Checked ${done} of ${cases.length}`);
+    },
+  });
+}
+
+function report(
+  results: readonly CaseResult[],
+  { verbose, seconds }: { verbose: boolean; seconds: number },
+): string {
+  const isLong = results.length > casesListedMax && !verbose;
+  const rows = isLong ? [...sumUp(results), ...results.filter(({ passed }) => !passed)] : results;
+  const failed = results.filter(({ passed }) => !passed).length;
+  return [
+    "case                            rel. RMS    worst      greedy",
+    ...rows.map(line),
+    `${results.length - failed} passed, ${failed} failed in ${seconds.toFixed(1)} s`,
+  ].join("\n");
+}
+
+function line({ name, relativeRms, worst, greedy, passed }: CaseResult): string {
+  const ties = greedy.ties > 0 ? ` (${greedy.ties} near ties)` : "";
+  return [
+    name.slice(0, 30).padEnd(30),
+    (relativeRms?.toExponential(1) ?? "-").padStart(9),
+    worst.toExponential(1).padStart(8),
+    `${greedy.matched}/${greedy.all}`.padStart(11),
+    `${passed ? "ok" : "FAILED"}${ties}`,
+  ].join(" ");
+}
+
+/** One row a group, with its worst figures. */
+function sumUp(results: readonly CaseResult[]): CaseResult[] {
+  const groups = Map.groupBy(results, ({ group }) => group);
+  return [...groups].map(([group, members]) => ({
+    name: `${group} (${members.length})`,
+    group,
+    relativeRms: members.some((member) => member.relativeRms !== null)
+      ? Math.max(...members.map((member) => member.relativeRms ?? 0))
+      : null,
+    worst: Math.max(...members.map(({ worst }) => worst)),
+    greedy: {
+      matched: members.reduce((sum, { greedy }) => sum + greedy.matched, 0),
+      ties: members.reduce((sum, { greedy }) => sum + greedy.ties, 0),
+      all: members.reduce((sum, { greedy }) => sum + greedy.all, 0),
+    },
+    passed: members.every(({ passed }) => passed),
+  }));
+}

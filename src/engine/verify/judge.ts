@@ -1,0 +1,95 @@
+/** Compares a case's logits with what was expected of them. Pure. */
+import type { VerifyCase } from "./cases.ts";
+import type { Tolerance } from "./verify.ts";
+
+export interface CaseResult {
+  name: string;
+  group: string;
+  /** ||actual - expected|| / ||expected|| over all logits known, or null. */
+  relativeRms: number | null;
+  /** Largest difference of a logit or log-probability. */
+  worst: number;
+  /** Greedy ids reproduced, of how many; near ties count as reproduced but are named. */
+  greedy: { matched: number; ties: number; all: number };
+  passed: boolean;
+}
+
+/** `rows` are the logits after the prompt (all its tokens, or the last), then after each fed greedy id. */
+export function judge(expected: VerifyCase, rows: readonly Float32Array[], tolerance: Tolerance): CaseResult {
+  const promptRows = expected.promptLogits ? expected.promptIds.length : 1;
+  const error = new ErrorSum();
+  if (expected.promptLogits) error.addRows(rows.slice(0, promptRows), expected.promptLogits);
+  if (expected.decodeLogits) error.addRows(rows.slice(promptRows), expected.decodeLogits);
+  const generated = rows.slice(promptRows - 1);
+  const logprobWorst = worstLogprob(expected, generated);
+  const firstWorst = worstFirst(expected, generated[0]);
+  const worst = Math.max(error.worst, logprobWorst, firstWorst);
+  const greedy = matchGreedy(expected.greedyIds, generated, Math.max(2 * worst, Number.EPSILON));
+  const { relativeRms } = error;
+  const isClose = relativeRms === null || relativeRms <= tolerance.relativeRms;
+  const passed = isClose && logprobWorst <= tolerance.logprob && greedy.matched === greedy.all;
+  return { name: expected.name, group: expected.group, relativeRms, worst, greedy, passed };
+}
+
+/** Sums of squares; a NaN anywhere makes the result infinite, so that it cannot pass. */
+class ErrorSum {
+  worst = 0;
+  #error = 0;
+  #norm = 0;
+
+  addRows(rows: readonly Float32Array[], expected: Float32Array): void {
+    rows.forEach((row, index) => {
+      row.forEach((value, column) => {
+        const wanted = expected[index * row.length + column];
+        const difference = Math.abs(value - wanted);
+        this.#error += Number.isNaN(difference) ? Infinity : difference * difference;
+        this.#norm += wanted * wanted;
+        this.worst = Math.max(this.worst, Number.isNaN(difference) ? Infinity : difference);
+      });
+    });
+  }
+
+  get relativeRms(): number | null {
+    return this.#norm === 0 ? null : Math.sqrt(this.#error / this.#norm);
+  }
+}
+
+function worstLogprob({ logprobs, greedyIds }: VerifyCase, rows: readonly Float32Array[]): number {
+  if (!logprobs) return 0;
+  const differences = logprobs.map((wanted, step) =>
+    Math.abs(logSoftmax(rows[step], greedyIds[step]) - wanted),
+  );
+  return differences.reduce((worst, value) => (value <= worst ? worst : value), 0);
+}
+
+function worstFirst({ firstLogits }: VerifyCase, row: Float32Array): number {
+  return Math.max(0, ...(firstLogits ?? []).map(([id, logit]) => Math.abs(row[id] - logit)));
+}
+
+function logSoftmax(row: Float32Array, id: number): number {
+  const most = row.reduce((a, b) => Math.max(a, b), -Infinity);
+  return row[id] - most - Math.log(row.reduce((sum, value) => sum + Math.exp(value - most), 0));
+}
+
+function matchGreedy(
+  greedyIds: readonly number[],
+  rows: readonly Float32Array[],
+  tie: number,
+): CaseResult["greedy"] {
+  let matched = 0;
+  let ties = 0;
+  greedyIds.forEach((id, step) => {
+    const row = rows[step];
+    const best = argMax(row);
+    if (best === id) matched++;
+    else if (row[best] - row[id] <= tie) {
+      matched++;
+      ties++;
+    }
+  });
+  return { matched, ties, all: greedyIds.length };
+}
+
+function argMax(row: Float32Array): number {
+  return row.reduce((best, value, index) => (value > row[best] ? index : best), 0);
+}
