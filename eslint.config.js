@@ -1,7 +1,7 @@
 import tseslint from "typescript-eslint";
 
 export default tseslint.config(
-  { ignores: ["node_modules", ".gpu-kit"] },
+  { ignores: ["node_modules"] },
   ...tseslint.configs.recommendedTypeChecked,
   {
     languageOptions: {
