@@ -5,6 +5,7 @@
  * the GPU, and JavaScript reads one step behind, so the GPU does not wait. A step too many at the end of an answer
  * is the price, and its id is dropped. Knows ids only; text is the client's business.
  */
+import { setImmediate } from "node:timers/promises";
 import type { GenerationRequest } from "./client.ts";
 import { BlockPool } from "./kv-cache/block-pool.ts";
 import type { Runner, StepResult } from "./runner.ts";
@@ -102,8 +103,8 @@ export class EngineCore {
         ? this.#sampleStep(entry.request, chunk, 0)
         : runner.run([{ ...chunk, logits: "none" }]);
       start = end;
-      // Lets a cancellation in between chunks.
-      if (!isLast) await Promise.resolve();
+      // Lets a cancellation in between chunks: it comes as a message, which a resolved promise would not wait for.
+      if (!isLast) await setImmediate();
     }
     return entry.isCancelled ? null : result;
   }
@@ -124,16 +125,14 @@ export class EngineCore {
         ? null
         : this.#sampleStep(request, { tokenIds: [sampledRow(0)], start, prefixLength, blocks }, generated);
       const [id] = await pending.sampled();
-      if (entry.isCancelled) break;
-      entry.emit({ type: "tokens", ids: [id] });
       const isEnd = this.#options.eosTokenIds.includes(id);
-      if (isEnd || !next) {
-        entry.emit({ type: "finish", reason: isEnd ? "stop" : "length" });
-        await next?.sampled(); // its KV blocks are in use until it is done
-        return;
-      }
+      emit(entry, { type: "tokens", ids: [id] });
+      if (isEnd || isLast) emit(entry, { type: "finish", reason: isEnd ? "stop" : "length" });
+      if (!next) return;
       pending = next;
+      if (isEnd) break;
     }
+    // The step that was submitted ahead: its KV blocks are in use until it is done, and its result must be read once.
     await pending.sampled();
   }
 
@@ -142,4 +141,8 @@ export class EngineCore {
     const sampling: RowSampling = { temperature, topK, topP, minP, seed, step };
     return this.#options.runner.run([{ ...part, logits: "last", sampling }], "sampled");
   }
+}
+
+function emit(entry: Entry, event: CoreEvent): void {
+  if (!entry.isCancelled) entry.emit(event);
 }
