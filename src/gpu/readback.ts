@@ -13,7 +13,8 @@ export class ReadbackRing {
 
   /**
    * Asks for the tensor's bytes as of the end of the recorder's next submission; call the result after submitting.
-   * The bytes are a copy that the caller owns. Rejects with `DeviceLostError` rather than give zeros.
+   * The bytes are a copy that the caller owns. Rejects with `DeviceLostError` rather than give zeros, and when called
+   * a second time: by then the staging buffer may carry another result.
    */
   request(recorder: Recorder, tensor: Tensor): () => Promise<ArrayBuffer> {
     const bytes = elementCount(tensor.shape) * bytesPerElement[tensor.dtype];
@@ -22,7 +23,12 @@ export class ReadbackRing {
     recorder.addAfterPass((encoder) => {
       encoder.copyBufferToBuffer(tensor.buffer.gpu, tensor.offset, staging, 0, size);
     });
-    return () => this.#map(staging, size, bytes);
+    let isRead = false;
+    return async () => {
+      if (isRead) throw new Error(`Cannot read ${tensor.name} twice: the result of a request is given once`);
+      isRead = true;
+      return this.#map(staging, size, bytes);
+    };
   }
 
   async #map(staging: GPUBuffer, size: number, bytes: number): Promise<ArrayBuffer> {
