@@ -1,6 +1,7 @@
 /** All kernels, for the contract test and the benchmark. */
 import type { KernelSpec } from "../kernel.ts";
 import { rmsNormSpec } from "./rms-norm.ts";
+import { linearSpec } from "./linear.ts";
 import { addSpec } from "./add.ts";
 import { embeddingSpec } from "./embedding.ts";
 import { gatedActivationSpec } from "./gated-activation.ts";
@@ -10,6 +11,7 @@ import { sigmoidGateSpec } from "./sigmoid-gate.ts";
 
 export const kernelSpecs: readonly KernelSpec[] = [
   rmsNormSpec,
+  linearSpec,
   addSpec,
   embeddingSpec,
   gatedActivationSpec,
