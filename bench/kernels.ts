@@ -14,7 +14,8 @@ import type { Gpu } from "../src/gpu/gpu.ts";
 import { ReadbackRing } from "../src/gpu/readback.ts";
 import { Recorder } from "../src/gpu/recorder.ts";
 import { elementCount } from "../src/gpu/tensor.ts";
-import { type BuiltCase, type KernelCase, kernelCases } from "./kernel-cases.ts";
+import type { BuiltCase, KernelCase } from "./kernel-case.ts";
+import { kernelCases } from "./kernel-cases.ts";
 import { copyGigabytesPerSecond, medianMicroseconds } from "./stopwatch.ts";
 
 /** A line of bench/history.ndjson. */
