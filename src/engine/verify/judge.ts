@@ -27,32 +27,44 @@ export function judge(expected: VerifyCase, rows: readonly Float32Array[], toler
   const greedy = matchGreedy(expected.greedyIds, generated, Math.max(2 * worst, Number.EPSILON));
   const { relativeRms } = error;
   const isClose = relativeRms === null || relativeRms <= tolerance.relativeRms;
+  // Of most golden rows nothing is known but the best id, which a NaN beside it would not change.
+  const isFinite = rows.every((row) => row.every(Number.isFinite));
   // Every error counts, also because ties are as wide as the largest of them.
   const isNear = logprobWorst <= tolerance.logprob && firstWorst <= tolerance.logprob;
-  const passed = isClose && isNear && greedy.matched === greedy.all;
+  const passed = isFinite && isClose && isNear && greedy.matched === greedy.all;
   return { name: expected.name, group: expected.group, relativeRms, worst, greedy, passed };
 }
 
-/** Sums of squares; a NaN anywhere makes the result infinite, so that it cannot pass. */
+/** Sums of squares; a NaN anywhere, or a row that is missing, makes the result infinite, so that it cannot pass. */
 class ErrorSum {
   worst = 0;
   #error = 0;
   #norm = 0;
+  #isUsed = false;
 
   addRows(rows: readonly Float32Array[], expected: Float32Array): void {
+    this.#isUsed = true;
+    const length = rows.reduce((sum, row) => sum + row.length, 0);
+    if (length !== expected.length) this.#add(Infinity);
     rows.forEach((row, index) => {
       row.forEach((value, column) => {
         const wanted = expected[index * row.length + column];
-        const difference = Math.abs(value - wanted);
-        this.#error += Number.isNaN(difference) ? Infinity : difference * difference;
+        this.#add(Math.abs(value - wanted));
         this.#norm += wanted * wanted;
-        this.worst = Math.max(this.worst, Number.isNaN(difference) ? Infinity : difference);
       });
     });
   }
 
+  #add(difference: number): void {
+    const known = Number.isNaN(difference) ? Infinity : difference;
+    this.#error += known * known;
+    this.worst = Math.max(this.worst, known);
+  }
+
+  /** Null when there was nothing to compare. */
   get relativeRms(): number | null {
-    return this.#norm === 0 ? null : Math.sqrt(this.#error / this.#norm);
+    if (!this.#isUsed) return null;
+    return this.#error === 0 ? 0 : Math.sqrt(this.#error / this.#norm);
   }
 }
 
