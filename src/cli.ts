@@ -9,6 +9,7 @@ import process from "node:process";
 import { fileURLToPath } from "node:url";
 import { Command, InvalidArgumentError, Option } from "commander";
 import packageJson from "../package.json" with { type: "json" };
+import { exit } from "./commands/exit.ts";
 import { generate } from "./commands/generate.ts";
 import type { Environment } from "./commands/environment.ts";
 import { serve } from "./commands/serve.ts";
@@ -178,17 +179,15 @@ function program(): Command {
 }
 
 /** Errors of the setup are for the user to mend and shown as a line; anything else is a bug and keeps its stack. */
-function fail(error: unknown): never {
-  const isExpected = error instanceof SetupError || error instanceof CheckpointError;
-  const text = isExpected
-    ? error.message
-    : error instanceof Error
-      ? (error.stack ?? error.message)
-      : String(error);
-  process.stderr.write(`prelude: ${text}\n`);
-  process.exit(1);
+function describe(error: unknown): string {
+  if (error instanceof SetupError || error instanceof CheckpointError) return error.message;
+  return error instanceof Error ? (error.stack ?? error.message) : String(error);
 }
 
-await program().parseAsync().catch(fail);
-// Dawn keeps threads that would keep the process; every command has closed what it opened by now.
-process.exit();
+try {
+  await program().parseAsync();
+} catch (error) {
+  process.stderr.write(`prelude: ${describe(error)}\n`);
+  process.exitCode = 1;
+}
+await exit(Number(process.exitCode ?? 0));
