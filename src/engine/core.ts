@@ -38,7 +38,8 @@ export class EngineCore {
 
   constructor(options: CoreOptions) {
     this.#options = options;
-    this.#pool = new BlockPool(options.blockCount);
+    // One more for the null block, which is never given out.
+    this.#pool = new BlockPool(options.blockCount + 1);
   }
 
   /** Queues a request. `emit` gets its events, ending with `finish`, unless it is cancelled or `fail` is called. */

@@ -157,7 +157,9 @@ function makeRunner({
   const { blockSize, maxSequences, maxRows } = options;
   const blocksPerSequence = Math.ceil(maxModelLen / blockSize);
   const limits = { tokens, sequences: maxSequences, rows: maxRows, blocksPerSequence, blockSize };
-  return new Runner({ gpu, model, limits, kvDtype, blockCount: blocksPerSequence * maxSequences, profiler });
+  // Block 0 is the null block: whatever is written to it is lost.
+  const blockCount = blocksPerSequence * maxSequences + 1;
+  return new Runner({ gpu, model, limits, kvDtype, blockCount, profiler });
 }
 
 function checkedMaxModelLen(asked: number | null, maxPositions: number): number {

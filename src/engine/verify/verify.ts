@@ -34,7 +34,8 @@ export interface Tolerance {
 /** Results in the order of the cases. */
 export async function verify(cases: readonly VerifyCase[], options: VerifyOptions): Promise<CaseResult[]> {
   const results: CaseResult[] = [];
-  const pool = new BlockPool(options.blockCount);
+  // One more for the null block, which is never given out.
+  const pool = new BlockPool(options.blockCount + 1);
   let rest = cases;
   while (rest.length > 0) {
     const batch = takeBatch(rest, options, pool);
