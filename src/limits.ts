@@ -42,3 +42,8 @@ assert(PING_INTERVAL_MS < 10_000, "pings come before Bun's own idle timeout of 1
 export const QUEUED_REQUESTS_MAX = 256;
 /** `Retry-After` when the queue is full. */
 export const QUEUE_RETRY_SECONDS = 1;
+
+// Tools
+
+/** A timeline (`--trace`) ends at this size: some hundred thousand steps, and what a viewer can load. */
+export const TRACE_FILE_BYTES_MAX = 512 * 1024 * 1024;
