@@ -35,6 +35,8 @@ export class EngineCore {
   readonly #waiting: Entry[] = [];
   readonly #entries = new Map<string, Entry>();
   #isRunning = false;
+  /** The latest run over the waiting requests. */
+  #run = Promise.resolve();
 
   constructor(options: CoreOptions) {
     this.#options = options;
@@ -47,13 +49,19 @@ export class EngineCore {
     const entry = { request, emit, fail, isCancelled: false };
     this.#entries.set(request.id, entry);
     this.#waiting.push(entry);
-    if (!this.#isRunning) void this.#runAll();
+    if (!this.#isRunning) this.#run = this.#runAll();
   }
 
   /** Ends a request at the next step; nothing more is emitted for it. Unknown ids are ignored. */
   cancel(id: string): void {
     const entry = this.#entries.get(id);
     if (entry) entry.isCancelled = true;
+  }
+
+  /** Ends all requests, without a word to them, and resolves when no step is under way any more. */
+  async close(): Promise<void> {
+    for (const entry of this.#entries.values()) entry.isCancelled = true;
+    await this.#run;
   }
 
   async #runAll(): Promise<void> {

@@ -82,9 +82,27 @@ export async function loadEngine(
   const config = await readModelConfig(options.modelDir);
   const maxModelLen = checkedMaxModelLen(options.maxModelLen, config.maxPositions);
   const gpu = await openDevice({ choice: options.gpu, checks: options.gpuChecks });
-  onProgress({ stage: "device", done: 1, all: 1, note: gpu.describe() });
+  try {
+    onProgress({ stage: "device", done: 1, all: 1, note: gpu.describe() });
+    return await loadOn({ gpu, config, options, maxModelLen, onProgress });
+  } catch (error) {
+    gpu.close();
+    throw error;
+  }
+}
+
+interface LoadOptions {
+  gpu: Gpu;
+  config: ModelConfig;
+  options: EngineOptions;
+  maxModelLen: number;
+  onProgress: OnLoadProgress;
+}
+
+async function loadOn(parts: LoadOptions): Promise<LoadedEngine> {
+  const { gpu, config, options, maxModelLen, onProgress } = parts;
   const profiler = options.profile ? new Profiler(gpu) : undefined;
-  const model = await loadModel({ gpu, config, options, maxModelLen, onProgress });
+  const model = await loadModel(parts);
   const kvDtype = options.kvDtype === "auto" ? (gpu.traits.isCpu ? "f32" : "f16") : options.kvDtype;
   const blockSpecs = model.attentions.map((layer) =>
     layer.getKvCacheSpec({ blockSize: options.blockSize, dtype: kvDtype }),
@@ -101,21 +119,8 @@ export async function loadEngine(
 /** Token counts around which kernels change their variant. */
 const warmUpCounts = [1, 2, 3, 4, 5, 8, 9, 16, 17, 32, 64, 128];
 
-interface LoadModelOptions {
-  gpu: Gpu;
-  config: ModelConfig;
-  options: EngineOptions;
-  maxModelLen: number;
-  onProgress: OnLoadProgress;
-}
-
-async function loadModel({
-  gpu,
-  config,
-  options,
-  maxModelLen,
-  onProgress,
-}: LoadModelOptions): Promise<DecoderModel> {
+async function loadModel(parts: LoadOptions): Promise<DecoderModel> {
+  const { gpu, config, options, maxModelLen, onProgress } = parts;
   const checkpoint = await Checkpoint.open(options.modelDir);
   try {
     const loader = new WeightLoader({

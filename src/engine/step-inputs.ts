@@ -45,11 +45,8 @@ export class StepInputs {
   /** The tensors for a plan, narrowed to its counts. Throws RangeError when the plan is over a limit. */
   write(plan: readonly SequenceStep[]): StepTensors {
     const counts = { tokens: tokenCount(plan), sequences: plan.length, rows: rowCount(plan) };
-    for (const name of ["tokens", "sequences", "rows"] as const) {
-      const most = this.limits[name];
-      if (counts[name] > most)
-        throw new RangeError(`Cannot run a step of ${counts[name]} ${name}: at most ${most}`);
-    }
+    checkCounts(counts, this.limits);
+    for (const sequence of plan) checkBlocks(sequence, this.limits);
     this.#writeTokens(plan, counts.tokens);
     this.#writeSequences(plan);
     this.#writeRows(plan, counts.rows);
@@ -128,5 +125,26 @@ export class StepInputs {
     if (count === 0) return;
     writeTensor(this.#device, this.#tensors.logitRows, logitRows);
     writeTensor(this.#device, this.#tensors.settings, settings);
+  }
+}
+
+function checkCounts(counts: Pick<StepLimits, "tokens" | "sequences" | "rows">, limits: StepLimits): void {
+  for (const name of ["tokens", "sequences", "rows"] as const) {
+    const most = limits[name];
+    if (counts[name] > most)
+      throw new RangeError(`Cannot run a step of ${counts[name]} ${name}: at most ${most}`);
+  }
+}
+
+/** A table that is too long would run into the next sequence's, one too short would send tokens to another's block. */
+function checkBlocks({ blocks, start, tokenIds }: SequenceStep, limits: StepLimits): void {
+  const { blocksPerSequence, blockSize } = limits;
+  if (blocks.length > blocksPerSequence) {
+    throw new RangeError(`Cannot run a sequence of ${blocks.length} blocks: at most ${blocksPerSequence}`);
+  }
+  const tokens = start + tokenIds.length;
+  if (blocks.length * blockSize < tokens) {
+    const found = `${blocks.length} of ${blockSize}`;
+    throw new RangeError(`Cannot run a sequence of ${tokens} tokens: expected blocks for them, got ${found}`);
   }
 }

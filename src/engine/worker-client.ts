@@ -117,7 +117,7 @@ export class WorkerEngineClient implements EngineClient {
     request: GenerationRequest,
     answers: AsyncIterable<Answer>,
   ): AsyncGenerator<GenerationEvent> {
-    const detokenizer = this.text.newDetokenizer();
+    const detokenizer = this.text.newDetokenizer(request.promptIds);
     const stops = new StopMatcher(request.sampling.stop);
     const promptTokens = request.promptIds.length;
     let completionTokens = 0;

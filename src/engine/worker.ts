@@ -41,6 +41,9 @@ async function handle(message: ToEngine): Promise<void> {
       post({ type: "profile", rows: (await engine?.profiler?.report()) ?? [] });
       return;
     case "close":
+      // Bun crashes when a thread ends in which Dawn still owes the result of a step.
+      await core?.close();
+      core = undefined;
       engine?.gpu.close();
       post({ type: "closed" });
   }

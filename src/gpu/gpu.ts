@@ -33,8 +33,8 @@ export class Gpu {
     this.adapterName = info.description || `${info.vendor} ${info.architecture}`.trim() || "unnamed adapter";
     this.traits = traitsOf(device, info, this.adapterName);
     this.pipelines = new PipelineCache(device);
-    device.addEventListener("uncapturederror", (event) => this.#fail(event.error.message));
-    void device.lost.then((lost) => this.#fail(`device lost (${lost.reason}): ${lost.message}`));
+    device.addEventListener("uncapturederror", (event) => this.fail(event.error.message));
+    void device.lost.then((lost) => this.fail(`device lost (${lost.reason}): ${lost.message}`));
   }
 
   /** One line for people: adapter, features used, what is missing. */
@@ -58,13 +58,16 @@ export class Gpu {
     if (this.#failure) throw this.#failure;
   }
 
+  /** Notes a failure, unless the device was closed on purpose; returns the error to throw: the first there was. */
+  fail(message: string): DeviceLostError {
+    const error = new DeviceLostError(`Cannot go on: ${message}`);
+    if (!this.#closing) this.#failure ??= error;
+    return this.#failure ?? error;
+  }
+
   close(): void {
     this.#closing = true;
     this.device.destroy();
-  }
-
-  #fail(message: string): void {
-    if (!this.#closing) this.#failure ??= new DeviceLostError(`Cannot go on: ${message}`);
   }
 }
 

@@ -50,8 +50,17 @@ export class PipelineCache {
     try {
       return await this.#device.createComputePipelineAsync(this.#descriptor(dispatch));
     } catch (error) {
-      throw new Error(`Cannot compile wgsl/${dispatch.file}.wgsl: ${String(error)}`, { cause: error });
+      const found = (await this.#complaints(dispatch)) ?? String(error);
+      throw new Error(`Cannot compile wgsl/${dispatch.file}.wgsl: ${found}`, { cause: error });
     }
+  }
+
+  /** What the compiler has against the module, with lines; undefined if that is not what is wrong. */
+  async #complaints(dispatch: Dispatch): Promise<string | undefined> {
+    const found = this.#modules.get(moduleKey(dispatch));
+    const { messages } = (await found?.getCompilationInfo()) ?? { messages: [] };
+    const lines = messages.map(({ lineNum, message }) => `line ${lineNum}: ${message.trim()}`);
+    return lines.length > 0 ? lines.join("; ") : undefined;
   }
 
   #keep(key: string, dispatch: Dispatch, gpu: GPUComputePipeline): Pipeline {
@@ -68,8 +77,9 @@ export class PipelineCache {
     };
   }
 
-  #module({ file, replace }: Dispatch): GPUShaderModule {
-    const key = replace ? `${file} ${JSON.stringify(replace)}` : file;
+  #module(dispatch: Dispatch): GPUShaderModule {
+    const { file, replace } = dispatch;
+    const key = moduleKey(dispatch);
     const found = this.#modules.get(key);
     if (found) return found;
     const module = this.#device.createShaderModule({
@@ -116,6 +126,10 @@ export function replaceConsts(source: string, replace: Readonly<Record<string, s
     text = text.replace(line, `$1 ${name}$2 = ${value};`);
   }
   return text;
+}
+
+function moduleKey({ file, replace }: Dispatch): string {
+  return replace ? `${file} ${JSON.stringify(replace)}` : file;
 }
 
 function keyOf({ file, constants, replace }: Dispatch): string {

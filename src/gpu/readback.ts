@@ -36,8 +36,8 @@ export class ReadbackRing {
     try {
       await staging.mapAsync(GPUMapMode.READ, 0, size);
     } catch (error) {
-      this.#gpu.assertAlive();
-      throw error;
+      // The buffer is ours and unmapped, so it is the device that failed; some runtimes say so only later.
+      throw this.#gpu.fail(`reading back: ${String(error)}`);
     }
     this.#gpu.assertAlive();
     const copy = staging.getMappedRange(0, size).slice(0, bytes);

@@ -1,2 +1,4 @@
-// Preloaded by `bun test` (bunfig.toml). Deno has no such hook: a test that needs one thing of here imports it.
-export {};
+// Preloaded by `bun test` (bunfig.toml, whose own `timeout` is not read): software adapters take their time to compile.
+import { setDefaultTimeout } from "bun:test";
+
+setDefaultTimeout(120_000);

@@ -101,7 +101,10 @@ export class ModelBuilder {
 }
 
 /** Writes the scaled embeddings of the step's tokens into y, [tokens, hidden]. */
-export function embedTokens(context: ForwardContext, { table, y, scale }: { table: Tensor; y: Tensor; scale: number }) {
+export function embedTokens(
+  context: ForwardContext,
+  { table, y, scale }: { table: Tensor; y: Tensor; scale: number },
+) {
   const { recorder, traits, step } = context;
   recorder.add(embedding(traits, { ids: step.tokenIds, table, sampled: step.sampled, y, scale }));
 }

@@ -30,15 +30,25 @@ interface BlockWeights {
 
 export async function buildHrmText(builder: ModelBuilder): Promise<DecoderModel> {
   const { config, loader } = builder;
-  if (config.architecture !== "hrm_text") throw new Error(`not an HRM-Text configuration: ${config.architecture}`);
+  if (config.architecture !== "hrm_text")
+    throw new Error(`not an HRM-Text configuration: ${config.architecture}`);
   const { hiddenSize, embeddingScale, hrm } = config;
-  const weights = { L_module: await loadStack(builder, "L_module"), H_module: await loadStack(builder, "H_module") };
+  const weights = {
+    L_module: await loadStack(builder, "L_module"),
+    H_module: await loadStack(builder, "H_module"),
+  };
   const lowStart = await loader.vector([{ name: "model.z_L_init", rows: hiddenSize }]);
   const { table, head } = await builder.vocabulary();
   const stacks = stackRuns(hrm);
   const runs = stacks.map((stack, run) => {
     const isLowSet = stacks.indexOf("L_module") < run && hrm.lowCycles > 0;
-    return buildRun(builder, { stack, run, weights: weights[stack], hrm, lowStart: isLowSet ? null : lowStart });
+    return buildRun(builder, {
+      stack,
+      run,
+      weights: weights[stack],
+      hrm,
+      lowStart: isLowSet ? null : lowStart,
+    });
   });
   return {
     config,
@@ -131,8 +141,13 @@ async function loadBlock(builder: ModelBuilder, prefix: string, config: ModelCon
   const { queryHeads, headDim, hiddenSize, qkvBias, outputBias } = config;
   const rows = queryHeads * headDim;
   const fused = builder.loader.has(`${prefix}.attn.gqkv_proj.weight`);
-  const attention = builder.loader.has(`${prefix}.attn.o_proj.weight`) ? `${prefix}.attn` : `${prefix}.self_attn`;
-  const split = ["gate_proj", "q_proj", "k_proj", "v_proj"].map((name) => ({ name: `${attention}.${name}`, rows }));
+  const attention = builder.loader.has(`${prefix}.attn.o_proj.weight`)
+    ? `${prefix}.attn`
+    : `${prefix}.self_attn`;
+  const split = ["gate_proj", "q_proj", "k_proj", "v_proj"].map((name) => ({
+    name: `${attention}.${name}`,
+    rows,
+  }));
   const parts = fused ? [{ name: `${prefix}.attn.gqkv_proj`, rows: 4 * rows }] : split;
   return {
     projection: await builder.linear(parts, hiddenSize, qkvBias),

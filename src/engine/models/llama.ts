@@ -62,7 +62,8 @@ export async function decoder(
 ): Promise<DecoderModel> {
   const { config } = builder;
   const { table, head } = await builder.vocabulary();
-  const stream = ({ workspace, tokens }: ForwardContext) => workspace.tensor("stream", tokens, config.hiddenSize);
+  const stream = ({ workspace, tokens }: ForwardContext) =>
+    workspace.tensor("stream", tokens, config.hiddenSize);
   return {
     config,
     attentions: blocks.map((block) => block.attention),

@@ -23,7 +23,9 @@ const builders: Record<Architecture, (builder: ModelBuilder) => Promise<DecoderM
 export async function buildModel(builder: ModelBuilder): Promise<DecoderModel> {
   const { architecture, finalSoftCap } = builder.config;
   if (finalSoftCap !== null) {
-    throw new CheckpointError(`Cannot load this model: expected no final_logit_softcapping, got ${finalSoftCap}`);
+    throw new CheckpointError(
+      `Cannot load this model: expected no final_logit_softcapping, got ${finalSoftCap}`,
+    );
   }
   return builders[architecture](builder);
 }

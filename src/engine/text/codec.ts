@@ -9,8 +9,8 @@ export interface ModelTextCodec extends TextCodec {
   readonly tokenizer: Tokenizer;
   /** `variables` are a client's own for the template; names that the template engine needs are left out. */
   encodeChat(messages: readonly ChatMessage[], variables?: TemplateVariables): number[];
-  /** A decoder for one generation. */
-  newDetokenizer(): Detokenizer;
+  /** A decoder for one generation, which continues this prompt. */
+  newDetokenizer(promptIds: readonly number[]): Detokenizer;
 }
 
 /** Reads the tokenizer and the chat template of a checkpoint folder. Throws `CheckpointError`. */
@@ -30,6 +30,6 @@ export function createTextCodec(dir: string, modelType: string): ModelTextCodec 
       return tokenizer.encodeSegments(template.render(messages, variables));
     },
     decode: (ids) => tokenizer.decode(ids),
-    newDetokenizer: () => new Detokenizer(tokenizer),
+    newDetokenizer: (promptIds) => new Detokenizer(tokenizer, promptIds),
   };
 }

@@ -15,12 +15,19 @@ const CONTEXT_TOKENS = 8;
 
 export class Detokenizer {
   readonly #tokenizer: Pick<Tokenizer, "decode" | "isVisible">;
-  #window: number[] = [];
+  #window: number[];
   /** How much of the window's text has been given out. */
-  #given = 0;
+  #given: number;
 
-  constructor(tokenizer: Pick<Tokenizer, "decode" | "isVisible">) {
+  /**
+   * `promptIds` are what the text continues: many tokenizers drop the space before the first word of a text, which
+   * the first word of a continuation is not. It begins anew after a special token.
+   */
+  constructor(tokenizer: Pick<Tokenizer, "decode" | "isVisible">, promptIds: readonly number[] = []) {
     this.#tokenizer = tokenizer;
+    const context = promptIds.slice(-CONTEXT_TOKENS);
+    this.#window = context.slice(context.findLastIndex((id) => !tokenizer.isVisible(id)) + 1);
+    this.#given = this.#finalLength();
   }
 
   /** The text that this token makes final; "" for special tokens and while a character is incomplete. */
@@ -45,7 +52,11 @@ export class Detokenizer {
 
   #shorten(): void {
     this.#window = this.#window.slice(-CONTEXT_TOKENS);
-    this.#given = finalLength(this.#tokenizer.decode(this.#window));
+    this.#given = this.#finalLength();
+  }
+
+  #finalLength(): number {
+    return finalLength(this.#tokenizer.decode(this.#window));
   }
 }
 

@@ -41,16 +41,23 @@ const referenceSchema = z.object({
     }),
   ),
 });
-const answerSchema = z.object({
-  task: z.string().optional(),
-  prompt: z.string(),
-  prompt_ids: ids,
-  output_ids: ids.optional(),
-  greedy_ids: ids.optional(),
-  output_logprobs: z.array(z.number()).optional(),
-  first_step_top5: z.array(z.tuple([z.number().int(), z.number()])).optional(),
-});
-const goldenSchema = z.union([z.array(answerSchema), z.object({ cases: z.array(answerSchema) })]);
+const answerSchema = z
+  .object({
+    task: z.string().optional(),
+    prompt: z.string(),
+    prompt_ids: ids,
+    output_ids: ids.optional(),
+    greedy_ids: ids.optional(),
+    output_logprobs: z.array(z.number()).optional(),
+    first_step_top5: z.array(z.tuple([z.number().int(), z.number()])).optional(),
+  })
+  .refine(({ output_ids, greedy_ids }) => output_ids ?? greedy_ids, {
+    error: "Invalid input: expected output_ids or greedy_ids, received neither",
+  });
+const goldenSchema = z.preprocess(
+  (value) => (Array.isArray(value) ? { cases: value } : value),
+  z.object({ cases: z.array(answerSchema) }),
+);
 
 /** Cases of both files. Throws `CheckpointError` when the folder has neither, or one that cannot be read. */
 export async function readVerifyCases(dir: string, isPrefixLm: boolean): Promise<VerifyCase[]> {
@@ -90,8 +97,8 @@ async function readReference(dir: string, file: string): Promise<VerifyCase[]> {
 }
 
 async function readGolden(file: string, isPrefixLm: boolean): Promise<VerifyCase[]> {
-  const golden = await readJson(file, goldenSchema);
-  return (Array.isArray(golden) ? golden : golden.cases).map((answer) => ({
+  const { cases } = await readJson(file, goldenSchema);
+  return cases.map((answer) => ({
     name: answer.prompt,
     group: answer.task ?? "golden",
     promptIds: answer.prompt_ids,

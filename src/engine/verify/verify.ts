@@ -21,13 +21,15 @@ export interface VerifyOptions {
   runner: Pick<Runner, "run" | "limits">;
   blockCount: number;
   vocabSize: number;
-  /** Largest relative RMS of logits, and largest error of a log-probability, that pass. */
   tolerance: Tolerance;
   onResult?: (result: CaseResult) => void;
 }
 
+/** The largest errors that pass. */
 export interface Tolerance {
+  /** Of all logits together. */
   relativeRms: number;
+  /** Of one log-probability, or one logit where only some are known. */
   logprob: number;
 }
 

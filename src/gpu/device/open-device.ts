@@ -25,12 +25,20 @@ export async function openDevice({ choice, checks }: OpenDeviceOptions): Promise
   const { instance, implementation } = await chooseInstance(choice, checks);
   const adapter = await instance.requestAdapter({ powerPreference: "high-performance" });
   if (!adapter) throw new SetupError(noAdapterMessage(choice));
-  if (/\bnull\b/i.test(`${adapter.info.description} ${adapter.info.device}`)) {
+  assertComputes(adapter.info);
+  return new Gpu(await requestDevice(adapter), adapter.info, implementation);
+}
+
+/** Throws `SetupError` for an adapter that takes work and does none, as Dawn's null back end. */
+export function assertComputes({
+  description,
+  device,
+}: Pick<GPUAdapterInfo, "description" | "device">): void {
+  if (/\bnull\b/i.test(`${description} ${device}`)) {
     throw new SetupError(
-      `Cannot use the GPU adapter "${adapter.info.description}": it computes nothing. Try --gpu software`,
+      `Cannot use the GPU adapter "${description}": it computes nothing. Try --gpu software`,
     );
   }
-  return new Gpu(await requestDevice(adapter), adapter.info, implementation);
 }
 
 type Implementation = "dawn" | "native";

@@ -1,6 +1,9 @@
 /** All kernels, for the contract test and the benchmark. */
 import type { KernelSpec } from "../kernel.ts";
 import { rmsNormSpec } from "./rms-norm.ts";
+import { attentionSpec } from "./attention.ts";
+import { kvWriteSpec } from "./kv-write.ts";
+import { linearSpec } from "./linear.ts";
 import { addSpec } from "./add.ts";
 import { embeddingSpec } from "./embedding.ts";
 import { gatedActivationSpec } from "./gated-activation.ts";
@@ -10,6 +13,9 @@ import { sigmoidGateSpec } from "./sigmoid-gate.ts";
 
 export const kernelSpecs: readonly KernelSpec[] = [
   rmsNormSpec,
+  attentionSpec,
+  kvWriteSpec,
+  linearSpec,
   addSpec,
   embeddingSpec,
   gatedActivationSpec,

@@ -49,7 +49,7 @@ describe("hrm-text-tiny's golden file", () => {
   test("decode and the incremental decoder give the answers' text", () => {
     for (const { output_ids, output_text } of golden) {
       expect(codec.decode(output_ids)).toBe(output_text);
-      const detokenizer = codec.newDetokenizer();
+      const detokenizer = codec.newDetokenizer([]);
       const pieces = output_ids.map((id) => detokenizer.push(id));
       expect(pieces.join("") + detokenizer.flush()).toBe(output_text);
     }

@@ -92,6 +92,26 @@ describe("Detokenizer", () => {
     }
   });
 
+  test("continues the prompt's text, but not past a special token", () => {
+    const continued = (promptIds: readonly number[]) => {
+      const detokenizer = new Detokenizer(sentencePiece, promptIds);
+      const ids = sentencePiece.encodeText("and sat");
+      return ids.map((id) => detokenizer.push(id)).join("") + detokenizer.flush();
+    };
+    const prompt = sentencePiece.encodePrompt("The cat sat on a very big mat and was so happy, it sang");
+    expect(continued([])).toBe("and sat");
+    expect(continued(prompt)).toBe(" and sat");
+    expect(continued(prompt.slice(0, 3))).toBe(" and sat");
+    expect(continued([...prompt, prompt[0]])).toBe("and sat");
+    expect(sentencePiece.isVisible(prompt[0])).toBe(false);
+  });
+
+  test("a character begun in the prompt is given whole", () => {
+    const bytes = Array.from(new TextEncoder().encode("漢"), (byte) => byteIds[byte]);
+    const detokenizer = new Detokenizer(byteLevel, [...byteLevel.encodeText("字"), ...bytes.slice(0, 2)]);
+    expect(detokenizer.push(bytes[2])).toBe("漢");
+  });
+
   test("is ready for another generation after flush", () => {
     const detokenizer = new Detokenizer(sentencePiece);
     const ids = sentencePiece.encodeText("Once upon");

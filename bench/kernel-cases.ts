@@ -1,0 +1,7 @@
+/** What bench/kernels.ts measures. To add a kernel, write a file of its cases and name it here. */
+import { attentionCases } from "./attention-cases.ts";
+import type { KernelCase } from "./kernel-case.ts";
+import { linearCases } from "./linear-cases.ts";
+import { rowCases } from "./row-cases.ts";
+
+export const kernelCases: readonly KernelCase[] = [...linearCases, ...attentionCases, ...rowCases];

@@ -1,0 +1,165 @@
+/**
+ * Kernel benchmark: time, bandwidth and arithmetic of every case in kernel-cases.ts, its results checked in the same run.
+ *
+ *   bun bench/kernels.ts [--gpu auto|software|dawn|native] [--checks] [--filter linear] [--json] [--record]
+ *
+ * `--record` appends a line a case to bench/history.ndjson.
+ */
+import { execFileSync } from "node:child_process";
+import { appendFileSync } from "node:fs";
+import process from "node:process";
+import { parseArgs } from "node:util";
+import { type GpuChoice, gpuChoices, openDevice } from "../src/gpu/device/open-device.ts";
+import type { Gpu } from "../src/gpu/gpu.ts";
+import { ReadbackRing } from "../src/gpu/readback.ts";
+import { Recorder } from "../src/gpu/recorder.ts";
+import { elementCount } from "../src/gpu/tensor.ts";
+import type { BuiltCase, KernelCase } from "./kernel-case.ts";
+import { kernelCases } from "./kernel-cases.ts";
+import { copyGigabytesPerSecond, medianMicroseconds } from "./stopwatch.ts";
+
+/** A line of bench/history.ndjson. */
+interface Measurement {
+  date: string;
+  commit: string | null;
+  adapter: string;
+  runtime: string;
+  case: string;
+  microseconds: number;
+  gbPerSecond: number;
+  tflops: number;
+  /** Share of the bandwidth at which the same device copied a buffer in the same run. */
+  copyShare: number;
+  checked: true;
+}
+
+const checkedElements = 64;
+
+async function main(): Promise<void> {
+  const options = readOptions();
+  const gpu = await openDevice({ choice: options.gpu, checks: options.checks });
+  const copy = await copyGigabytesPerSecond(gpu);
+  const common = {
+    date: new Date().toISOString(),
+    commit: commit(),
+    adapter: gpu.adapterName,
+    runtime: `${runtime()} ${gpu.implementation}${options.checks ? " with checks" : ""}`,
+  };
+  if (!options.json) printHead(gpu, common.runtime, copy);
+  for (const kernelCase of selectCases(gpu, options.filter)) {
+    const measurement: Measurement = { ...common, ...(await measure(gpu, kernelCase, copy)) };
+    console.log(options.json ? JSON.stringify(measurement) : tableRow(measurement));
+    if (options.record) {
+      appendFileSync(new URL("history.ndjson", import.meta.url), `${JSON.stringify(measurement)}\n`);
+    }
+  }
+  gpu.close();
+}
+
+function readOptions(): { gpu: GpuChoice; checks: boolean; filter: string; json: boolean; record: boolean } {
+  const { values } = parseArgs({
+    options: {
+      gpu: { type: "string", default: "auto" },
+      checks: { type: "boolean", default: false },
+      filter: { type: "string", default: "" },
+      json: { type: "boolean", default: false },
+      record: { type: "boolean", default: false },
+    },
+  });
+  const gpu = gpuChoices.find((choice) => choice === values.gpu);
+  if (!gpu) throw new Error(`Cannot use --gpu ${values.gpu}: expected one of ${gpuChoices.join(", ")}`);
+  return { ...values, gpu };
+}
+
+function selectCases(gpu: Gpu, filter: string): KernelCase[] {
+  const on = gpu.traits.isCpu ? "cpu" : "gpu";
+  return kernelCases.filter((kernelCase) => kernelCase.on === on && kernelCase.name.includes(filter));
+}
+
+async function measure(
+  gpu: Gpu,
+  kernelCase: KernelCase,
+  copy: number,
+): Promise<Omit<Measurement, "date" | "commit" | "adapter" | "runtime">> {
+  const { name } = kernelCase;
+  const built = kernelCase.build(gpu);
+  await check(gpu, name, built);
+  const [{ bytes, flops }] = built.dispatches;
+  const microseconds = await medianMicroseconds(gpu, built.dispatches);
+  release(built);
+  const gbPerSecond = bytes / microseconds / 1e3;
+  return {
+    case: name,
+    microseconds: round(microseconds),
+    gbPerSecond: round(gbPerSecond),
+    tflops: round(flops / microseconds / 1e6),
+    copyShare: round(gbPerSecond / copy),
+    checked: true,
+  };
+}
+
+/** Throws unless sampled elements of the output agree with float64. */
+async function check(gpu: Gpu, name: string, built: BuiltCase): Promise<void> {
+  const recorder = new Recorder(gpu);
+  recorder.add(built.dispatches[0]);
+  const read = new ReadbackRing(gpu).request(recorder, built.output);
+  await gpu.pipelines.compile(built.dispatches);
+  recorder.submit();
+  const actual = new Float32Array(await read());
+  const count = elementCount(built.output.shape);
+  const stride = Math.max(1, Math.floor(count / checkedElements)) | 1; // odd, so that all columns have a chance
+  const indices = Array.from({ length: checkedElements }, (_, i) => (i * stride) % count).concat(count - 1);
+  const expected = indices.map((index) => built.expected(index));
+  const scale = Math.sqrt(expected.reduce((sum, value) => sum + value * value, 0) / expected.length);
+  expected.forEach((value, i) => {
+    const error = Math.abs(actual[indices[i]] - value) / scale;
+    if (!(error <= built.tolerance)) {
+      throw new Error(
+        `Cannot trust ${name}: expected element ${indices[i]} to be ${value}, got ${actual[indices[i]]}`,
+      );
+    }
+  });
+}
+
+function release({ dispatches }: BuiltCase): void {
+  const buffers = dispatches.flatMap(({ tensors }) => Object.values(tensors).map(({ buffer }) => buffer.gpu));
+  for (const buffer of new Set(buffers)) buffer.destroy();
+}
+
+function printHead(gpu: Gpu, on: string, copy: number): void {
+  console.log(`${gpu.describe()} (${on})`);
+  console.log(`copies ${copy.toFixed(1)} GB/s, reads and writes together\n`);
+  const columns = ["us", "GB/s", "TFLOP/s", "of copy"];
+  console.log("case".padEnd(40) + columns.map((text) => text.padStart(10)).join(""));
+}
+
+function tableRow({ case: name, microseconds, gbPerSecond, tflops, copyShare }: Measurement): string {
+  const share = `${(100 * copyShare).toFixed(1)} %`;
+  const cells = [microseconds.toFixed(1), gbPerSecond.toFixed(2), tflops.toFixed(4), share];
+  return name.padEnd(40) + cells.map((text) => text.padStart(10)).join("");
+}
+
+/** Four digits: more would be noise. */
+function round(value: number): number {
+  return Number(value.toPrecision(4));
+}
+
+function commit(): string | null {
+  try {
+    const options = {
+      cwd: new URL("..", import.meta.url),
+      encoding: "utf8" as const,
+      stdio: "pipe" as const,
+    };
+    return execFileSync("git", ["rev-parse", "--short", "HEAD"], options).trim();
+  } catch {
+    return null; // not a checkout
+  }
+}
+
+function runtime(): string {
+  const { bun, deno } = process.versions as { bun?: string; deno?: string };
+  return bun ? `bun ${bun}` : deno ? `deno ${deno}` : `node ${process.versions.node}`;
+}
+
+await main();

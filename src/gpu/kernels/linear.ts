@@ -1,0 +1,150 @@
+import type { GpuTraits } from "../gpu.ts";
+import { type Dispatch, formatCode, groups, type KernelSpec, matchTensors, tensor } from "../kernel.ts";
+import { bytesPerElement, flatten, type Tensor } from "../tensor.ts";
+
+export const linearSpec: KernelSpec = {
+  name: "linear",
+  files: ["linear-cpu", "linear-matvec", "linear-matvec-subgroup", "linear-matmul"],
+  params: { tokens: "u32", inputs: "u32", outputs: "u32" },
+  tensors: {
+    x: tensor("read", "f32", "tokens inputs"),
+    weight: tensor("read", "packed", "outputs inputs"),
+    bias: tensor("read", "f32", "biases"),
+    y: tensor("read_write", "f32", "tokens outputs"),
+  },
+};
+
+export interface LinearOptions {
+  x: Tensor;
+  weight: Tensor;
+  y: Tensor;
+  /** [outputs] */
+  bias?: Tensor;
+  /** Adds to what y holds: a residual connection. */
+  accumulate?: boolean;
+}
+
+interface Sizes {
+  tokens: number;
+  inputs: number;
+  outputs: number;
+}
+
+type Variant = Pick<Dispatch, "file" | "constants" | "replace" | "workgroups">;
+
+/**
+ * y[t, n] = sum over k of x[t, k] * weight[n, k] (+ bias[n]) (+ y[t, n]), summed in f32.
+ *
+ * inputs is a multiple of 8; y shares no memory with the rest. Within a file a token's result does not depend on how
+ * many others there are; which file runs depends on the adapter and, on a GPU, on whether there are more than 8 tokens.
+ */
+export function linear(traits: GpuTraits, options: LinearOptions): Dispatch {
+  const { x, weight, y } = options;
+  const tensors = { x, weight, bias: options.bias ?? flatten(x), y };
+  const { tokens, inputs, outputs } = matchTensors(linearSpec, tensors);
+  checkSizes(options, inputs, outputs);
+  const variant = chooseVariant(traits, { tokens, inputs, outputs });
+  return {
+    spec: linearSpec,
+    ...variant,
+    constants: {
+      FORMAT: formatCode[weight.dtype] ?? 0,
+      BIAS: options.bias ? 1 : 0,
+      ACCUMULATE: options.accumulate ? 1 : 0,
+      ...variant.constants,
+    },
+    tensors,
+    params: { tokens, inputs, outputs },
+    bytes: outputs * inputs * bytesPerElement[weight.dtype] + 4 * tokens * (inputs + outputs),
+    flops: 2 * tokens * inputs * outputs,
+  };
+}
+
+function checkSizes({ weight, bias }: LinearOptions, inputs: number, outputs: number): void {
+  if (inputs % 8 !== 0) {
+    throw new TypeError(
+      `Cannot run linear: expected weight to have inputs in multiples of 8, got ${inputs} (${weight.name})`,
+    );
+  }
+  if (bias && bias.shape[0] !== outputs) {
+    throw new TypeError(
+      `Cannot run linear: expected bias [${outputs}], got [${bias.shape[0]}] (${bias.name})`,
+    );
+  }
+}
+
+const matvecTokensMax = 8;
+
+function chooseVariant(traits: GpuTraits, sizes: Sizes): Variant {
+  if (traits.isCpu) return cpu(sizes);
+  if (sizes.tokens > matvecTokensMax) return matmul(sizes);
+  return traits.hasSubgroups ? matvecSubgroup(sizes) : matvec(sizes);
+}
+
+const cpuLanes = 8; // llvmpipe runs eight side by side, SwiftShader four
+const cpuRows = 8; // outputs a lane, written out in the shader
+
+function cpu({ tokens, outputs }: Sizes): Variant {
+  const tile = cpuTokens(tokens);
+  return {
+    file: "linear-cpu",
+    constants: { TOKENS: tile, LANES: cpuLanes },
+    workgroups: [groups(outputs, cpuRows * cpuLanes), groups(tokens, tile), 1],
+  };
+}
+
+/** Tokens a tile. Reading and widening a tile's weights was measured to take the time of three of its tokens. */
+function cpuTokens(tokens: number): number {
+  const cost = (tile: number) => groups(tokens, tile) * (3 + tile);
+  return [8, 4, 2, 1].reduce((best, tile) => (cost(tile) < cost(best) ? tile : best));
+}
+
+function matvec({ tokens, outputs }: Sizes): Variant {
+  const rows = tokens > 2 ? 2 : 4; // more sums a lane would not fit its registers
+  return {
+    file: "linear-matvec",
+    constants: {},
+    replace: { TOKENS: String(matvecTokens(tokens)), ROWS: String(rows), LANES: "64" },
+    workgroups: grid(groups(outputs, rows)),
+  };
+}
+
+function matvecSubgroup({ tokens, outputs }: Sizes): Variant {
+  const groupRows = 8;
+  return {
+    file: "linear-matvec-subgroup",
+    constants: {},
+    replace: {
+      TOKENS: String(matvecTokens(tokens)),
+      ROWS: "2",
+      GROUP_ROWS: String(groupRows),
+      LANES: "128",
+    },
+    workgroups: grid(groups(outputs, groupRows)),
+  };
+}
+
+/** A power of two, so that few pipelines serve all counts. */
+function matvecTokens(tokens: number): number {
+  return 2 ** Math.ceil(Math.log2(tokens));
+}
+
+function matmul({ tokens, outputs }: Sizes): Variant {
+  const perLane = tokens * outputs >= 128 * 128 * largeTileGroupsMin ? 2 : 1;
+  const tile = 64 * perLane;
+  return {
+    file: "linear-matmul",
+    constants: {},
+    replace: { PER_LANE: String(perLane) },
+    workgroups: [groups(outputs, tile), groups(tokens, tile), 1],
+  };
+}
+
+/** Fewest tiles of 128 x 128 worth having: with fewer, the cores of a large GPU stay empty. */
+const largeTileGroupsMin = 256;
+
+/** Workgroups in two dimensions, of which each may have at most 65535. */
+function grid(count: number): [number, number, number] {
+  const y = groups(count, 65535);
+  return [groups(count, y), y, 1];
+}

@@ -1,0 +1,80 @@
+// linear-matvec: y[t, n] = sum over k of x[t, k] * weight[n, k] (+ bias[n]) (+ y[t, n])
+//
+// For up to 8 tokens on a GPU without subgroups. One workgroup ROWS outputs and TOKENS tokens; lanes stride over k by
+// eight, so that a lane loads 16 bytes of 16-bit weights at once; lane sums are folded in workgroup memory. Reads each
+// weight once: bound by memory. LANES is a power of two and at least ROWS * TOKENS; inputs is a multiple of 8. Rows and
+// tokens beyond the last are read as the last and not written.
+override FORMAT: u32 = 0;     // of weight: 0 f32, 1 bf16, 2 f16
+override BIAS: u32 = 0;       // 1: adds bias
+override ACCUMULATE: u32 = 0; // 1: adds to what y holds
+const TOKENS: u32 = 1;
+const ROWS: u32 = 4;
+const LANES: u32 = 64;
+struct Params { tokens: u32, inputs: u32, outputs: u32 }
+@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(1) var<storage, read> x: array<vec4f>;      // [tokens, inputs]
+@group(0) @binding(2) var<storage, read> weight: array<vec4u>; // [outputs, inputs]
+@group(0) @binding(3) var<storage, read> bias: array<f32>;     // [biases]
+@group(0) @binding(4) var<storage, read_write> y: array<f32>;  // [tokens, outputs]
+
+const SUMS: u32 = ROWS * TOKENS;
+var<workgroup> folded: array<f32, SUMS * LANES>; // [sum, lane]
+
+/// Eight consecutive elements of a row.
+struct Eight { a: vec4f, b: vec4f }
+
+fn weights(i: u32) -> Eight {
+  if (FORMAT == 0) { return Eight(bitcast<vec4f>(weight[2 * i]), bitcast<vec4f>(weight[2 * i + 1])); }
+  let words = weight[i];
+  if (FORMAT == 1) {
+    let even = bitcast<vec4f>(words << vec4u(16));
+    let odd = bitcast<vec4f>(words & vec4u(0xffff0000));
+    return Eight(vec4f(even.x, odd.x, even.y, odd.y), vec4f(even.z, odd.z, even.w, odd.w));
+  }
+  return Eight(
+    vec4f(unpack2x16float(words.x), unpack2x16float(words.y)),
+    vec4f(unpack2x16float(words.z), unpack2x16float(words.w)),
+  );
+}
+
+fn put(t: u32, n: u32, sum: f32) {
+  if (t < params.tokens && n < params.outputs) {
+    let i = t * params.outputs + n;
+    var value = sum;
+    if (BIAS == 1) { value += bias[n]; }
+    if (ACCUMULATE == 1) { value += y[i]; }
+    y[i] = value;
+  }
+}
+
+@compute @workgroup_size(LANES)
+fn main(
+  @builtin(workgroup_id) group: vec3u,
+  @builtin(num_workgroups) grid: vec3u,
+  @builtin(local_invocation_id) local: vec3u,
+) {
+  let n = (group.y * grid.x + group.x) * ROWS;
+  if (n >= params.outputs) { return; }
+  let lane = local.x;
+  let row = params.inputs / 8;
+  var sums: array<f32, SUMS>;
+  for (var k8 = lane; k8 < row; k8 += LANES) {
+    var w: array<Eight, ROWS>;
+    for (var r = 0u; r < ROWS; r++) { w[r] = weights(min(n + r, params.outputs - 1) * row + k8); }
+    for (var t = 0u; t < TOKENS; t++) {
+      let i = 2 * (min(t, params.tokens - 1) * row + k8);
+      let a = x[i];
+      let b = x[i + 1];
+      for (var r = 0u; r < ROWS; r++) { sums[t * ROWS + r] += dot(w[r].a, a) + dot(w[r].b, b); }
+    }
+  }
+  for (var s = 0u; s < SUMS; s++) { folded[s * LANES + lane] = sums[s]; }
+  for (var half = LANES / 2; half > 0; half /= 2) {
+    workgroupBarrier();
+    if (lane < half) {
+      for (var s = 0u; s < SUMS; s++) { folded[s * LANES + lane] += folded[s * LANES + lane + half]; }
+    }
+  }
+  workgroupBarrier();
+  if (lane < SUMS) { put(lane / ROWS, n + lane % ROWS, folded[lane * LANES]); }
+}
