@@ -3,7 +3,7 @@ import { SingleBar } from "cli-progress";
 import type { LoadStage, OnLoadProgress } from "../engine/load-engine.ts";
 import type { Environment } from "./environment.ts";
 
-const titles: Record<LoadStage, string> = { device: "Device", weights: "Weights", kernels: "Kernels" };
+const titles: Record<LoadStage, string> = { device: "Device", weights: "Weights", memory: "KV cache", kernels: "Kernels" };
 
 /** Reports loading to standard error; call `end` before printing anything else. */
 export function loadProgress({ report, isInteractive }: Environment): {
@@ -13,7 +13,7 @@ export function loadProgress({ report, isInteractive }: Environment): {
   const bars = new Map<LoadStage, SingleBar>();
   const onProgress: OnLoadProgress = ({ stage, done, all, note }) => {
     if (note) report(`${titles[stage]}: ${note}`);
-    if (stage === "device" || !isInteractive) return;
+    if (stage === "device" || stage === "memory" || !isInteractive) return;
     let bar = bars.get(stage);
     if (!bar) {
       bar = startBar(stage, all);

@@ -3,12 +3,17 @@ import { openDevice, type GpuChoice } from "../gpu/device/open-device.ts";
 import type { Gpu } from "../gpu/gpu.ts";
 import { Profiler } from "../gpu/profile.ts";
 import { CheckpointError, SetupError } from "./errors.ts";
-import type { KvDtype } from "./kv-cache/spec.ts";
+import { probeMemory } from "../gpu/memory-probe.ts";
+import { aggregate, type KvPolicy } from "./kv-cache/aggregate.ts";
+import { type BlockPlan, planKvBlocks } from "./kv-cache/plan-blocks.ts";
+import { bytesPerBlock, type KvCacheSpec } from "./kv-cache/spec.ts";
 import type { FrequencyDtype } from "./layers/rotary.ts";
 import { ModelBuilder } from "./models/builder.ts";
 import type { DecoderModel } from "./models/model.ts";
 import { buildModel } from "./models/registry.ts";
 import { Runner } from "./runner.ts";
+import type { Ordering } from "./scheduler/roster.ts";
+import type { BatchLimits } from "./step-inputs.ts";
 import { type ModelConfig, readModelConfig } from "./weights/config.ts";
 import { WeightLoader, type WeightDtype } from "./weights/loader.ts";
 import { Checkpoint } from "./weights/safetensors.ts";
@@ -29,12 +34,24 @@ export interface EngineOptions {
   maxModelLen: number | null;
   /** Tokens in a KV block. */
   blockSize: number;
-  /** Sequences that may be in a step together. */
-  maxSequences: number;
-  /** Tokens of one step; null: a whole prompt for a Prefix LM, 2048 for a causal model. */
-  maxStepTokens: number | null;
-  /** Rows of logits in a step. */
-  maxRows: number;
+  /** Work of a step in tokens through all passes; null is 2048 on a GPU and 256 on a software adapter. */
+  maxBatchedTokens: number | null;
+  /** Sequences that run at once; null is 64 on a GPU and 16 on a software adapter. */
+  maxSequences: number | null;
+  /** Rows of logits in a step; null is one a sequence. */
+  maxRows: number | null;
+  /** KV blocks (of the largest group of layers); null takes what the device grants. */
+  numBlocks: number | null;
+  /** Share of the device's free memory that KV may take. */
+  memoryUtilization: number;
+  /** Cut prompts along tokens where the model allows it; otherwise they are cut along layers. */
+  chunkedPrefill: boolean;
+  prefixCaching: boolean;
+  ordering: Ordering;
+  /** Only kernels whose result for a token does not depend on the batch. */
+  deterministic: boolean;
+  /** File for the timeline of steps, or null. */
+  traceFile: string | null;
   profile: boolean;
   /** f32, but for comparing with references that were made otherwise. */
   rotaryFrequencies: FrequencyDtype;
@@ -47,9 +64,16 @@ export const defaultEngineOptions: Omit<EngineOptions, "modelDir"> = {
   kvDtype: "auto",
   maxModelLen: null,
   blockSize: 16,
-  maxSequences: 1,
-  maxStepTokens: null,
-  maxRows: 1,
+  maxBatchedTokens: null,
+  maxSequences: null,
+  maxRows: null,
+  numBlocks: null,
+  memoryUtilization: 0.9,
+  chunkedPrefill: true,
+  prefixCaching: true,
+  ordering: "fcfs",
+  deterministic: false,
+  traceFile: null,
   profile: false,
   rotaryFrequencies: "f32",
 };
@@ -59,12 +83,15 @@ export interface LoadedEngine {
   config: ModelConfig;
   model: DecoderModel;
   runner: Runner;
+  policy: KvPolicy;
+  kvSpecs: readonly KvCacheSpec[];
+  blocks: BlockPlan;
+  maxBatchedTokens: number;
   maxModelLen: number;
-  isPrefixLm: boolean;
   profiler: Profiler | undefined;
 }
 
-export type LoadStage = "device" | "weights" | "kernels";
+export type LoadStage = "device" | "weights" | "memory" | "kernels";
 export type OnLoadProgress = (progress: {
   stage: LoadStage;
   done: number;
@@ -72,7 +99,12 @@ export type OnLoadProgress = (progress: {
   note?: string;
 }) => void;
 
-const causalStepTokens = 2048;
+/** What is chosen by the kind of adapter where the user leaves it open. */
+const defaults = {
+  gpu: { maxBatchedTokens: 2048, maxSequences: 64, kvDtype: "f16", kvBytesMax: Infinity },
+  // A software adapter's memory is the machine's: the KV cache takes a modest part of it.
+  cpu: { maxBatchedTokens: 256, maxSequences: 16, kvDtype: "f32", kvBytesMax: 1 << 30 },
+} as const;
 
 /** Throws `SetupError`, `CheckpointError`, or `RangeError` when the device cannot hold what was asked for. */
 export async function loadEngine(
@@ -81,7 +113,7 @@ export async function loadEngine(
 ): Promise<LoadedEngine> {
   const config = await readModelConfig(options.modelDir);
   const maxModelLen = checkedMaxModelLen(options.maxModelLen, config.maxPositions);
-  const gpu = await openDevice({ choice: options.gpu, checks: options.gpuChecks });
+  const gpu = await openDevice({ choice: options.gpu, checks: options.gpuChecks, deterministic: options.deterministic });
   try {
     onProgress({ stage: "device", done: 1, all: 1, note: gpu.describe() });
     return await loadOn({ gpu, config, options, maxModelLen, onProgress });
@@ -101,19 +133,73 @@ interface LoadOptions {
 
 async function loadOn(parts: LoadOptions): Promise<LoadedEngine> {
   const { gpu, config, options, maxModelLen, onProgress } = parts;
+  const chosen = gpu.traits.isCpu ? defaults.cpu : defaults.gpu;
   const profiler = options.profile ? new Profiler(gpu) : undefined;
   const model = await loadModel(parts);
-  const kvDtype = options.kvDtype === "auto" ? (gpu.traits.isCpu ? "f32" : "f16") : options.kvDtype;
-  const blockSpecs = model.attentions.map((layer) =>
-    layer.getKvCacheSpec({ blockSize: options.blockSize, dtype: kvDtype }),
-  );
-  const isPrefixLm = blockSpecs.some((spec) => spec.kind === "full-attention" && spec.nonCausal);
-  const tokens =
-    options.maxStepTokens ?? (isPrefixLm ? maxModelLen : Math.min(maxModelLen, causalStepTokens));
-  const runner = makeRunner({ gpu, model, options, maxModelLen, kvDtype, tokens, profiler });
+  const dtype = options.kvDtype === "auto" ? chosen.kvDtype : options.kvDtype;
+  const kvSpecs = model.attentions.map((layer) => layer.getKvCacheSpec({ blockSize: options.blockSize, dtype }));
+  const { chunkedPrefill, prefixCaching } = options;
+  const policy = aggregate([kvSpecs], { chunkedPrefill, prefixCaching });
+  for (const note of policy.notices) onProgress({ stage: "memory", done: 0, all: 1, note });
+  const maxBatchedTokens = options.maxBatchedTokens ?? chosen.maxBatchedTokens;
+  const sequences = options.maxSequences ?? Math.min(chosen.maxSequences, maxBatchedTokens);
+  checkBudget(maxBatchedTokens, sequences);
+  const limits = {
+    tokens: maxBatchedTokens,
+    sequences,
+    rows: options.maxRows ?? sequences,
+    blocksPerSequence: Math.ceil(maxModelLen / options.blockSize),
+    blockSize: options.blockSize,
+  };
+  const blocks = await planBlocks({ ...parts, policy, kvSpecs, limits, kvBytesMax: chosen.kvBytesMax });
+  const layeredTokens = policy.prefillCut === "layers" ? maxModelLen : 1;
+  const { blockCounts } = blocks;
+  const runner = new Runner({ gpu, model, limits, layeredTokens, kvSpecs, policy, blockCounts, profiler });
   await runner.compile(warmUpCounts, (done, all) => onProgress({ stage: "kernels", done, all }));
   gpu.assertAlive();
-  return { gpu, config, model, runner, maxModelLen, isPrefixLm, profiler };
+  return { gpu, config, model, runner, policy, kvSpecs, blocks, maxBatchedTokens, maxModelLen, profiler };
+}
+
+interface PlanBlocksOptions extends LoadOptions {
+  policy: KvPolicy;
+  kvSpecs: readonly KvCacheSpec[];
+  limits: BatchLimits;
+  kvBytesMax: number;
+}
+
+/** As many KV blocks as were asked for, or as the device grants; says so with the concurrency that gives. */
+async function planBlocks(parts: PlanBlocksOptions): Promise<BlockPlan> {
+  const { gpu, options, policy, kvSpecs, limits, onProgress, kvBytesMax } = parts;
+  const groups = policy.groups.map(({ layers }, group) => ({
+    bytesPerBlock: policy.bytesPerBlock[group],
+    bytesPerTensorBlock: Math.max(...layers.map((slot) => bytesPerBlock(kvSpecs[slot]))),
+    blocksPerSequence: limits.blocksPerSequence,
+  }));
+  // More than every sequence at full length is of no use but to the prefix cache, which gets as much again.
+  const concurrencyMax = 2 * limits.sequences;
+  const useful = groups.reduce((sum, group) => sum + group.bytesPerBlock * (group.blocksPerSequence * concurrencyMax + 1), 0);
+  const capBytes = Math.min(kvBytesMax, Math.ceil(useful / options.memoryUtilization));
+  const grantedBytes = await probeMemory(gpu.device, { capBytes });
+  const { maxStorageBufferBindingSize, maxBufferSize } = gpu.device.limits;
+  const plan = planKvBlocks({
+    groups,
+    numBlocks: options.numBlocks ?? undefined,
+    utilization: options.memoryUtilization,
+    grantedBytes,
+    tensorBytesMax: Math.min(maxStorageBufferBindingSize, maxBufferSize),
+    concurrencyMax,
+  });
+  const counts = plan.blockCounts.map((count) => count - 1).join(" + ");
+  const note = `${counts} blocks of ${limits.blockSize} tokens (${Math.round(plan.bytes / 2 ** 20)} MiB), room for ${plan.concurrency.toFixed(1)} sequences of ${parts.maxModelLen} tokens`;
+  onProgress({ stage: "memory", done: 1, all: 1, note });
+  return plan;
+}
+
+function checkBudget(maxBatchedTokens: number, sequences: number): void {
+  if (sequences <= maxBatchedTokens) return;
+  throw new SetupError(
+    `Cannot run ${sequences} sequences at once with --max-num-batched-tokens ${maxBatchedTokens}: expected a token for each`,
+  );
 }
 
 /** Token counts around which kernels change their variant. */
@@ -138,33 +224,6 @@ async function loadModel(parts: LoadOptions): Promise<DecoderModel> {
   } finally {
     await checkpoint.close();
   }
-}
-
-interface MakeRunnerOptions {
-  gpu: Gpu;
-  model: DecoderModel;
-  options: EngineOptions;
-  maxModelLen: number;
-  kvDtype: KvDtype;
-  tokens: number;
-  profiler: Profiler | undefined;
-}
-
-function makeRunner({
-  gpu,
-  model,
-  options,
-  maxModelLen,
-  kvDtype,
-  tokens,
-  profiler,
-}: MakeRunnerOptions): Runner {
-  const { blockSize, maxSequences, maxRows } = options;
-  const blocksPerSequence = Math.ceil(maxModelLen / blockSize);
-  const limits = { tokens, sequences: maxSequences, rows: maxRows, blocksPerSequence, blockSize };
-  // Block 0 is the null block: whatever is written to it is lost.
-  const blockCount = blocksPerSequence * maxSequences + 1;
-  return new Runner({ gpu, model, limits, kvDtype, blockCount, profiler });
 }
 
 function checkedMaxModelLen(asked: number | null, maxPositions: number): number {
