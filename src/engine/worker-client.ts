@@ -3,6 +3,7 @@
  * Owns the queue limit and the life of the Worker; knows no HTTP.
  */
 import { QUEUED_REQUESTS_MAX, QUEUE_RETRY_SECONDS } from "../limits.ts";
+import { admit } from "./admission.ts";
 import type { EngineClient, GenerationEvent, GenerationRequest, ModelCard } from "./client.ts";
 import {
   CheckpointError,
@@ -27,6 +28,8 @@ export interface StartOptions {
   /** Seconds since the epoch. */
   created: number;
   onProgress?: OnLoadProgress;
+  /** Makes the thread; for tests. */
+  createWorker?: () => Worker;
 }
 
 type Answer = Extract<FromEngine, { type: "tokens" | "finish" }>;
@@ -38,14 +41,18 @@ export class WorkerEngineClient implements EngineClient {
   readonly #worker: Worker;
   readonly #answers = new Map<string, EventQueue<Answer>>();
   #death: EngineDeadError | null = null;
+  /** False once the thread has failed: it answers no more. */
+  #isThreadRunning = true;
   #onProfile: ((rows: KernelProfile[]) => void) | undefined;
   #onClosed: (() => void) | undefined;
+  #closing: Promise<void> | undefined;
 
   /** Loads the model in a new Worker. Throws `SetupError`, `CheckpointError`, or whatever loading ran into. */
-  static async start({ engine, modelName, created, onProgress }: StartOptions): Promise<WorkerEngineClient> {
+  static async start(options: StartOptions): Promise<WorkerEngineClient> {
+    const { engine, modelName, created, onProgress, createWorker = engineWorker } = options;
     const config = await readModelConfig(engine.modelDir);
     const text = createTextCodec(engine.modelDir, config.architecture);
-    const worker = new Worker(new URL("./worker.ts", import.meta.url), { type: "module" });
+    const worker = createWorker();
     try {
       const info = await untilReady(worker, engine, onProgress);
       const card = modelCard({ modelName, created, config, info });
@@ -62,7 +69,12 @@ export class WorkerEngineClient implements EngineClient {
     this.adapter = adapter;
     this.#worker = worker;
     worker.onmessage = (event: MessageEvent<FromEngine>) => this.#receive(event.data);
-    worker.onerror = (event) => this.#die(`the engine's thread failed: ${event.message}`);
+    worker.onerror = (event) => {
+      event.preventDefault(); // Deno would end the process
+      this.#isThreadRunning = false;
+      this.#die(`its thread failed: ${event.message}`);
+      this.#onClosed?.();
+    };
   }
 
   get healthy(): boolean {
@@ -101,14 +113,20 @@ export class WorkerEngineClient implements EngineClient {
     });
   }
 
-  async close(): Promise<void> {
-    if (this.healthy) {
+  /** Ends the engine, when its step under way is done: of a dead one too, whose thread may still be at work. */
+  close(): Promise<void> {
+    this.#closing ??= this.#end();
+    return this.#closing;
+  }
+
+  async #end(): Promise<void> {
+    this.#die("it was closed");
+    if (this.#isThreadRunning) {
       await new Promise<void>((resolve) => {
         this.#onClosed = resolve;
         this.#post({ type: "close" });
       });
     }
-    this.#die("it was closed");
     this.#worker.terminate();
   }
 
@@ -149,33 +167,7 @@ export class WorkerEngineClient implements EngineClient {
         QUEUE_RETRY_SECONDS,
       );
     }
-    const { maxModelLen, vocabSize, isPrefixLm } = this.model;
-    const { promptIds, prefixLength = 0, sampling } = request;
-    const room = maxModelLen - promptIds.length;
-    if (promptIds.length === 0) {
-      throw new InvalidRequestError("Cannot run an empty prompt: expected at least one token", "prompt");
-    }
-    if (room < 1) {
-      throw new ContextLengthError(
-        `Cannot run a prompt of ${promptIds.length} tokens: the context is ${maxModelLen} tokens, one of them for the answer`,
-        "prompt",
-      );
-    }
-    const unknown = promptIds.find((id) => !Number.isInteger(id) || id < 0 || id >= vocabSize);
-    if (unknown !== undefined) {
-      throw new InvalidRequestError(
-        `Cannot run token id ${unknown}: expected an integer from 0 to ${vocabSize - 1}`,
-        "prompt",
-      );
-    }
-    if (prefixLength > promptIds.length || (prefixLength > 0 && !isPrefixLm)) {
-      const most = isPrefixLm ? `at most ${promptIds.length}, the prompt's tokens` : "0 for a causal model";
-      throw new InvalidRequestError(
-        `Cannot use a prefix of ${prefixLength} tokens: expected ${most}`,
-        "prefix_len",
-      );
-    }
-    return { ...request, sampling: { ...sampling, maxTokens: Math.min(sampling.maxTokens, room) } };
+    return admit(request, this.model);
   }
 
   #receive(message: FromEngine): void {
@@ -205,12 +197,15 @@ export class WorkerEngineClient implements EngineClient {
   #die(why: string): void {
     this.#death ??= new EngineDeadError(`Cannot generate: the engine has ended (${why})`);
     for (const queue of this.#answers.values()) queue.fail(this.#death);
-    this.#onClosed?.();
   }
 
   #post(message: ToEngine): void {
     this.#worker.postMessage(message);
   }
+}
+
+function engineWorker(): Worker {
+  return new Worker(new URL("./worker.ts", import.meta.url), { type: "module" });
 }
 
 function untilReady(worker: Worker, options: EngineOptions, onProgress?: OnLoadProgress): Promise<ReadyInfo> {
@@ -220,7 +215,10 @@ function untilReady(worker: Worker, options: EngineOptions, onProgress?: OnLoadP
       if (data.type === "ready") resolve(data.info);
       if (data.type === "dead") reject(restoreError(data.error));
     };
-    worker.onerror = (event) => reject(new Error(`Cannot start the engine's thread: ${event.message}`));
+    worker.onerror = (event) => {
+      event.preventDefault(); // Deno would end the process
+      reject(new Error(`Cannot start the engine's thread: ${event.message}`));
+    };
     worker.postMessage({ type: "load", options } satisfies ToEngine);
   });
 }

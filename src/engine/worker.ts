@@ -28,8 +28,9 @@ async function handle(message: ToEngine): Promise<void> {
         message.request,
         (event) => post({ ...event, id }),
         (error) => {
-          post({ type: "failed", id, error: errorMessage(error) });
+          // A lost device fails them all, and each is told that it is the engine that is gone.
           if (engine?.gpu.failure) post({ type: "dead", error: errorMessage(engine.gpu.failure) });
+          else post({ type: "failed", id, error: errorMessage(error) });
         },
       );
       return;

@@ -266,6 +266,32 @@ describe("cancel", () => {
   });
 });
 
+describe("close", () => {
+  test("waits for the steps under way, ends all requests without a word, and runs no more of them", async () => {
+    const engine = new Harness(new FakeRunner());
+    engine.submit(request("running", { maxTokens: 9 }));
+    engine.submit(request("waiting"));
+    const { steps } = engine.runner;
+    steps[0].answer(50);
+    await settled();
+    let isClosed = false;
+    const closing = engine.core.close().then(() => (isClosed = true));
+    for (const index of [1, 2]) {
+      await settled();
+      expect(isClosed).toBe(false);
+      steps[index].answer(51);
+    }
+    await closing;
+    expect(steps.length).toBe(3);
+    expect(engine.ids("running")).toEqual([50]);
+    expect([engine.finish("running"), engine.finish("waiting")]).toEqual([null, null]);
+  });
+
+  test("of an idle core is done at once", async () => {
+    await new Harness(new FakeRunner()).core.close();
+  });
+});
+
 describe("errors", () => {
   test("a failing step fails its request only", async () => {
     const engine = new Harness(new FakeRunner(), { blockCount: 2 });

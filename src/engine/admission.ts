@@ -1,0 +1,41 @@
+/** What a model can run: a request is checked against it before it is queued. Pure. */
+import type { GenerationRequest, ModelCard } from "./client.ts";
+import { ContextLengthError, InvalidRequestError } from "./errors.ts";
+
+/** The request as the engine runs it, its token limit cut to the context. Throws if it can never run. */
+export function admit(request: GenerationRequest, model: ModelCard): GenerationRequest {
+  checkPrompt(request, model);
+  checkPrefix(request, model);
+  const { promptIds, sampling } = request;
+  const room = model.maxModelLen - promptIds.length;
+  return { ...request, sampling: { ...sampling, maxTokens: Math.min(sampling.maxTokens, room) } };
+}
+
+function checkPrompt({ promptIds }: GenerationRequest, { maxModelLen, vocabSize }: ModelCard): void {
+  if (promptIds.length === 0) {
+    throw new InvalidRequestError("Cannot run an empty prompt: expected at least one token", "prompt");
+  }
+  if (promptIds.length >= maxModelLen) {
+    throw new ContextLengthError(
+      `Cannot run a prompt of ${promptIds.length} tokens: the context is ${maxModelLen} tokens, one of them for the answer`,
+      "prompt",
+    );
+  }
+  const unknown = promptIds.find((id) => !Number.isInteger(id) || id < 0 || id >= vocabSize);
+  if (unknown !== undefined) {
+    throw new InvalidRequestError(
+      `Cannot run token id ${unknown}: expected an integer from 0 to ${vocabSize - 1}`,
+      "prompt",
+    );
+  }
+}
+
+function checkPrefix({ promptIds, prefixLength = 0 }: GenerationRequest, { isPrefixLm }: ModelCard): void {
+  const most = isPrefixLm ? promptIds.length : 0;
+  if (Number.isInteger(prefixLength) && prefixLength >= 0 && prefixLength <= most) return;
+  const expected = isPrefixLm ? `0 to ${most}, the prompt's tokens` : "0 for a causal model";
+  throw new InvalidRequestError(
+    `Cannot use a prefix of ${prefixLength} tokens: expected ${expected}`,
+    "prefix_len",
+  );
+}
