@@ -6,11 +6,14 @@
 import { existsSync } from "node:fs";
 import { basename, resolve } from "node:path";
 import process from "node:process";
+import { setTimeout } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
-import { Command, InvalidArgumentError, Option } from "commander";
+import { Command, Option } from "commander";
 import packageJson from "../package.json" with { type: "json" };
-import { generate } from "./commands/generate.ts";
+import { addBenchCommands } from "./commands/bench-command.ts";
 import type { Environment } from "./commands/environment.ts";
+import { nonNegative, portNumber, positiveInteger } from "./commands/flag-values.ts";
+import { generate } from "./commands/generate.ts";
 import { serve } from "./commands/serve.ts";
 import { verifyFolder } from "./commands/verify.ts";
 import { CheckpointError, SetupError } from "./engine/errors.ts";
@@ -21,7 +24,11 @@ import { gpuChoices } from "./gpu/device/open-device.ts";
 const embeddedModel = fileURLToPath(new URL("../models/hrm-text-tiny", import.meta.url));
 
 const environment: Environment = {
-  clock: () => Date.now(),
+  clock: () => performance.timeOrigin + performance.now(),
+  sleep: (delayMs, signal) =>
+    setTimeout(delayMs, undefined, { signal }).catch((error: unknown) => {
+      if (!signal.aborted) throw error;
+    }),
   newId: () => crypto.randomUUID().replaceAll("-", ""),
   randomSeed: () => crypto.getRandomValues(new BigUint64Array(1))[0],
   write: (text) => process.stdout.write(text),
@@ -91,27 +98,6 @@ function modelName(flags: EngineFlags, name?: string): string {
   return name ?? basename(resolve(flags.model));
 }
 
-function positiveInteger(text: string): number {
-  const value = Number(text);
-  if (!Number.isSafeInteger(value) || value < 1)
-    throw new InvalidArgumentError("expected a whole number from 1 on.");
-  return value;
-}
-
-function portNumber(text: string): number {
-  const value = Number(text);
-  if (!Number.isInteger(value) || value < 0 || value > 65535 || text.trim() === "") {
-    throw new InvalidArgumentError("expected a port from 0 (any free one) to 65535.");
-  }
-  return value;
-}
-
-function nonNegative(text: string): number {
-  const value = Number(text);
-  if (!(value >= 0) || text.trim() === "") throw new InvalidArgumentError("expected a number from 0 on.");
-  return value;
-}
-
 function program(): Command {
   const root = new Command("prelude")
     .description(packageJson.description)
@@ -174,6 +160,8 @@ function program(): Command {
         process.exitCode = passed ? 0 : 1;
       },
     );
+
+  addBenchCommands(root, environment, (code) => (process.exitCode = code));
   return root;
 }
 

@@ -34,3 +34,31 @@ function startBar(stage: LoadStage, all: number): SingleBar {
   bar.start(all, 0);
   return bar;
 }
+
+export interface RequestProgress {
+  add: (hasFailed: boolean) => void;
+  end: () => void;
+}
+
+/** Counts requests: a bar on a terminal, a line a tenth of them elsewhere. */
+export function requestProgress(all: number, { report, isInteractive }: Environment): RequestProgress {
+  let done = 0;
+  let failed = 0;
+  const bar = isInteractive ? startRequestBar(all) : null;
+  const linesMax = 10;
+  const add = (hasFailed: boolean): void => {
+    done++;
+    if (hasFailed) failed++;
+    bar?.update(done, { failed });
+    const isLineDue = Math.floor((done * linesMax) / all) > Math.floor(((done - 1) * linesMax) / all);
+    if (!bar && isLineDue) report(`Requests: ${done} of ${all}${failed > 0 ? `, ${failed} failed` : ""}`);
+  };
+  return { add, end: () => bar?.stop() };
+}
+
+function startRequestBar(all: number): SingleBar {
+  const format = "Requests: {bar} {value} of {total}, {failed} failed, {duration_formatted}";
+  const bar = new SingleBar({ format, barsize: 30, stream: process.stderr });
+  bar.start(all, 0, { failed: 0 });
+  return bar;
+}

@@ -114,21 +114,26 @@ export class BlockPool {
    * once for each of its holders, null blocks aside.
    */
   audit(held: Iterable<number>): void {
-    const counts = new Uint32Array(this.blockCount);
-    for (const block of held) if (block !== nullBlock) counts[block]++;
+    const holders = new Uint32Array(this.blockCount);
+    for (const block of held) if (block !== nullBlock) holders[block]++;
     const free = new Set(this.#free);
-    assertAudit(free.size === this.#free.length, "a block is free twice");
+    if (free.size !== this.#free.length) throw new Error("Cannot account for KV blocks: one is free twice");
     for (let block = 0; block < this.blockCount; block++) {
-      const references = this.#references[block];
-      assertAudit(
-        references === counts[block],
-        `block ${block} has ${references} references, ${counts[block]} holders`,
-      );
-      const places = [free.has(block), this.#idle.has(block), references > 0].filter(Boolean).length;
-      assertAudit(places === (block === nullBlock ? 0 : 1), `block ${block} is in ${places} places`);
-      assertAudit(!free.has(block) || !this.#cached.has(block), `block ${block} is free and cached`);
-      assertAudit(!this.#idle.has(block) || this.#cached.has(block), `block ${block} is idle and not cached`);
+      const fault = this.#faultOf(block, holders[block], free.has(block));
+      if (fault) throw new Error(`Cannot account for KV block ${block}: ${fault}`);
     }
+  }
+
+  #faultOf(block: number, holders: number, isFree: boolean): string | null {
+    const references = this.#references[block];
+    const isIdle = this.#idle.has(block);
+    const isCached = this.#cached.has(block);
+    const places = Number(isFree) + Number(isIdle) + Number(references > 0);
+    if (references !== holders) return `it has ${references} references, ${holders} holders`;
+    if (places !== (block === nullBlock ? 0 : 1)) return `it is in ${places} places`;
+    if (isFree && isCached) return "it is free, but cached";
+    if (isIdle && !isCached) return "it is idle, but not cached";
+    return null;
   }
 
   #evictOldest(): void {
@@ -146,8 +151,4 @@ export class BlockPool {
     if (!(this.#references[block] > 0))
       throw new Error(`Cannot ${action} KV block ${block}: it is not in use`);
   }
-}
-
-function assertAudit(isTrue: boolean, what: string): void {
-  if (!isTrue) throw new Error(`Cannot account for KV blocks: ${what}`);
 }

@@ -125,9 +125,9 @@ describe("audit", () => {
   test("finds a leaked block, a block held too often, and a use after free", () => {
     const pool = new BlockPool(3);
     const [first, second] = take(pool, 2);
-    expect(() => pool.audit([first])).toThrow("block 2 has 1 references, 0 holders");
-    expect(() => pool.audit([first, second, second])).toThrow("block 2 has 1 references, 2 holders");
+    expect(() => pool.audit([first])).toThrow("block 2: it has 1 references, 0 holders");
+    expect(() => pool.audit([first, second, second])).toThrow("block 2: it has 1 references, 2 holders");
     pool.release([first]);
-    expect(() => pool.audit([first, second])).toThrow("block 1 has 0 references, 1 holders");
+    expect(() => pool.audit([first, second])).toThrow("block 1: it has 0 references, 1 holders");
   });
 });
