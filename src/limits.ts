@@ -38,8 +38,10 @@ assert(PING_INTERVAL_MS < 10_000, "pings come before Bun's own idle timeout of 1
 
 // Engine
 
-/** Requests that may wait for the engine; one more is refused. */
-export const QUEUED_REQUESTS_MAX = 256;
+/** Requests under way, waiting ones included; one more is refused. */
+export const QUEUED_REQUESTS_MAX = 1024;
+/** Prompt tokens of these together; a lone request may have more. */
+export const QUEUED_TOKENS_MAX = 4 * 1024 * 1024;
 /** `Retry-After` when the queue is full. */
 export const QUEUE_RETRY_SECONDS = 1;
 
@@ -47,3 +49,9 @@ export const QUEUE_RETRY_SECONDS = 1;
 
 /** A timeline (`--trace`) ends at this size: some hundred thousand steps, and what a viewer can load. */
 export const TRACE_FILE_BYTES_MAX = 512 * 1024 * 1024;
+/** Events of an answer that wait for its reader before its request is paused. */
+export const READER_EVENTS_MAX = 256;
+/** A reader that takes nothing for so long while its request is paused is dropped. */
+export const SLOW_READER_MS_MAX = 60_000;
+/** After so many steps that decodes filled, a waiting prefill gets its share anyway. */
+export const STARVATION_STEPS_MAX = 16;

@@ -3,7 +3,12 @@ import { SingleBar } from "cli-progress";
 import type { LoadStage, OnLoadProgress } from "../engine/load-engine.ts";
 import type { Environment } from "./environment.ts";
 
-const titles: Record<LoadStage, string> = { device: "Device", weights: "Weights", memory: "KV cache", kernels: "Kernels" };
+const titles: Record<LoadStage, string> = {
+  device: "Device",
+  weights: "Weights",
+  memory: "KV cache",
+  kernels: "Kernels",
+};
 
 /** Reports loading to standard error; call `end` before printing anything else. */
 export function loadProgress({ report, isInteractive }: Environment): {

@@ -33,7 +33,12 @@ export class ActiveRequest {
   constructor(request: GenerationRequest, model: ModelFacts) {
     const { promptIds, sampling } = request;
     const { penalties = {}, allowedTokenIds } = sampling;
-    const params = { ...noPenalties, ...penalties, minTokens: sampling.minTokens ?? 0, stopIds: [...model.eosTokenIds, ...(sampling.stopTokenIds ?? [])] };
+    const params = {
+      ...noPenalties,
+      ...penalties,
+      minTokens: sampling.minTokens ?? 0,
+      stopIds: [...model.eosTokenIds, ...(sampling.stopTokenIds ?? [])],
+    };
     this.#request = request;
     this.#model = model;
     this.#mask = allowedTokenIds ? allowedMask(allowedTokenIds, model.vocabSize) : null;
@@ -63,7 +68,10 @@ export class ActiveRequest {
       minTokens: minTokens ?? 0,
       stopTokenIds: [...(ignoreEos ? [] : this.#model.eosTokenIds), ...(stopTokenIds ?? [])],
       // Each answer draws from a stream of its own; the first from that of a request with one answer.
-      answers: this.#answers.map((_, choice) => ({ ...common, seed: BigInt.asUintN(64, seed + BigInt(choice)) })),
+      answers: this.#answers.map((_, choice) => ({
+        ...common,
+        seed: BigInt.asUintN(64, seed + BigInt(choice)),
+      })),
       needsKnownIds: this.#answers[0].penalties.needsKnownIds,
       deadlineMs: deadlineMs ?? null,
     };
@@ -75,7 +83,10 @@ export class ActiveRequest {
     return { entries: penalties.entries(outputIds, step), mask: this.#mask };
   }
 
-  keepLogprobs(choice: number, { ids, logits, row }: { ids: Uint32Array; logits: Float32Array; row: number }): void {
+  keepLogprobs(
+    choice: number,
+    { ids, logits, row }: { ids: Uint32Array; logits: Float32Array; row: number },
+  ): void {
     const { logprobs: count } = this.#request.sampling;
     if (count === undefined) return;
     const { vocabSize } = this.#model;
@@ -100,6 +111,8 @@ export class ActiveRequest {
 
   deadlineError(): DeadlineError {
     const { id } = this.#request;
-    return new DeadlineError(`Cannot finish request ${id}: expected an answer before its deadline, which has passed`);
+    return new DeadlineError(
+      `Cannot finish request ${id}: expected an answer before its deadline, which has passed`,
+    );
   }
 }

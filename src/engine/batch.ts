@@ -65,7 +65,10 @@ export class Batch {
     for (const row of rows) row.sample();
   }
 
-  #record(step: StepTensors, { from, to, isSampled }: { from: number; to: number; isSampled: boolean }): BatchRows[] {
+  #record(
+    step: StepTensors,
+    { from, to, isSampled }: { from: number; to: number; isSampled: boolean },
+  ): BatchRows[] {
     const { model, recorder, gpu, kv, layerGroups } = this.#options;
     const { traits } = gpu;
     const context: ForwardContext = {

@@ -84,6 +84,8 @@ export interface ModelCard {
   created: number;
   /** Most tokens of prompt and answer together. */
   maxModelLen: number;
+  /** Most answers of one request. */
+  maxChoices: number;
   vocabSize: number;
   /** True when the prompt is read in both directions. */
   isPrefixLm: boolean;

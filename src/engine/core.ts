@@ -144,7 +144,10 @@ export class EngineCore {
 
   #launch(plan: StepPlan): Flight {
     const { runner, clock, trace } = this.#options;
-    const rows = { main: this.#rowsOf(plan.main), layered: this.#rowsOf(lastLayered(plan, runner.passCount)) };
+    const rows = {
+      main: this.#rowsOf(plan.main),
+      layered: this.#rowsOf(lastLayered(plan, runner.passCount)),
+    };
     const all = [...rows.main, ...rows.layered];
     const hasLogits = all.some(({ request }) => request.wantsLogprobs);
     const edits = { main: rows.main.map(editsOf), layered: rows.layered.map(editsOf) };
@@ -172,7 +175,8 @@ export class EngineCore {
     const { plan, result, rows, hasLogits } = flight;
     const [ids, logits] = await Promise.all([result.sampled(), hasLogits ? result.logits() : null]);
     this.#trace(flight);
-    if (logits) rows.forEach(({ request, choice }, row) => request.keepLogprobs(choice, { ids, logits, row }));
+    if (logits)
+      rows.forEach(({ request, choice }, row) => request.keepLogprobs(choice, { ids, logits, row }));
     this.#publish(this.#options.scheduler.onSampled(plan.id, ids));
   }
 

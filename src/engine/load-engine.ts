@@ -113,7 +113,11 @@ export async function loadEngine(
 ): Promise<LoadedEngine> {
   const config = await readModelConfig(options.modelDir);
   const maxModelLen = checkedMaxModelLen(options.maxModelLen, config.maxPositions);
-  const gpu = await openDevice({ choice: options.gpu, checks: options.gpuChecks, deterministic: options.deterministic });
+  const gpu = await openDevice({
+    choice: options.gpu,
+    checks: options.gpuChecks,
+    deterministic: options.deterministic,
+  });
   try {
     onProgress({ stage: "device", done: 1, all: 1, note: gpu.describe() });
     return await loadOn({ gpu, config, options, maxModelLen, onProgress });
@@ -137,7 +141,9 @@ async function loadOn(parts: LoadOptions): Promise<LoadedEngine> {
   const profiler = options.profile ? new Profiler(gpu) : undefined;
   const model = await loadModel(parts);
   const dtype = options.kvDtype === "auto" ? chosen.kvDtype : options.kvDtype;
-  const kvSpecs = model.attentions.map((layer) => layer.getKvCacheSpec({ blockSize: options.blockSize, dtype }));
+  const kvSpecs = model.attentions.map((layer) =>
+    layer.getKvCacheSpec({ blockSize: options.blockSize, dtype }),
+  );
   const { chunkedPrefill, prefixCaching } = options;
   const policy = aggregate([kvSpecs], { chunkedPrefill, prefixCaching });
   for (const note of policy.notices) onProgress({ stage: "memory", done: 0, all: 1, note });
@@ -160,6 +166,9 @@ async function loadOn(parts: LoadOptions): Promise<LoadedEngine> {
   return { gpu, config, model, runner, policy, kvSpecs, blocks, maxBatchedTokens, maxModelLen, profiler };
 }
 
+/** Precision of the memory probe, where that much is wanted at all. */
+const probeStepBytes = 16 << 20;
+
 interface PlanBlocksOptions extends LoadOptions {
   policy: KvPolicy;
   kvSpecs: readonly KvCacheSpec[];
@@ -177,9 +186,15 @@ async function planBlocks(parts: PlanBlocksOptions): Promise<BlockPlan> {
   }));
   // More than every sequence at full length is of no use but to the prefix cache, which gets as much again.
   const concurrencyMax = 2 * limits.sequences;
-  const useful = groups.reduce((sum, group) => sum + group.bytesPerBlock * (group.blocksPerSequence * concurrencyMax + 1), 0);
+  const useful = groups.reduce(
+    (sum, group) => sum + group.bytesPerBlock * (group.blocksPerSequence * concurrencyMax + 1),
+    0,
+  );
   const capBytes = Math.min(kvBytesMax, Math.ceil(useful / options.memoryUtilization));
-  const grantedBytes = await probeMemory(gpu.device, { capBytes });
+  const grantedBytes = await probeMemory(gpu.device, {
+    capBytes,
+    stepBytesMin: Math.min(probeStepBytes, capBytes),
+  });
   const { maxStorageBufferBindingSize, maxBufferSize } = gpu.device.limits;
   const plan = planKvBlocks({
     groups,

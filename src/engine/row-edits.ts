@@ -41,7 +41,9 @@ export class RowEditor {
     masks.forEach((mask, index) => all.set(mask, index * mask.length));
     const chosen = Uint32Array.from(edits, ({ mask }) => (mask ? masks.indexOf(mask) : NO_MASK));
     const maskOfRow = { ...this.#upload("mask-of-row", chosen, 1), shape: [chosen.length] };
-    this.#recorder.add(maskLogits(traits, { masks: this.#upload("masks", all, masks[0].length), maskOfRow, logits }));
+    this.#recorder.add(
+      maskLogits(traits, { masks: this.#upload("masks", all, masks[0].length), maskOfRow, logits }),
+    );
   }
 
   /** u32 [rows, columns] in a tensor that is kept and grows by doubling. */

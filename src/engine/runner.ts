@@ -88,7 +88,11 @@ export class Runner {
     if (layered) done.push(...this.#layered.record([layered.rectangle], layered.from, layered.to));
     const requests = new Map<Wanted, (() => Promise<ArrayBuffer>)[]>();
     const request = (name: Wanted) => {
-      if (wanted.includes(name)) requests.set(name, done.map((rows) => this.#readback.request(this.#recorder, rows[name])));
+      if (wanted.includes(name))
+        requests.set(
+          name,
+          done.map((rows) => this.#readback.request(this.#recorder, rows[name])),
+        );
     };
     request("logits");
     // Logits are read as the model gave them: what changes them goes into a submission of its own.
@@ -104,7 +108,10 @@ export class Runner {
   }
 
   /** Compiles every pipeline that steps of these token counts need. */
-  async compile(tokenCounts: readonly number[], onProgress?: (done: number, all: number) => void): Promise<void> {
+  async compile(
+    tokenCounts: readonly number[],
+    onProgress?: (done: number, all: number) => void,
+  ): Promise<void> {
     const dispatches: Dispatch[] = [];
     for (const count of tokenCounts) {
       this.#main.recordShape(count);

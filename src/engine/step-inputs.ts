@@ -80,7 +80,10 @@ export class StepInputs {
         tokensMeta: rows(tokensMeta, tokens),
         blockTables: rows(blockTables, sequences),
       })),
-      sequences: { causal: rows(all.sequences.causal, sequences), prefix: rows(all.sequences.prefix, sequences) },
+      sequences: {
+        causal: rows(all.sequences.causal, sequences),
+        prefix: rows(all.sequences.prefix, sequences),
+      },
       logitRows: rows(all.logitRows, rowsWanted),
       settings: rows(all.settings, rowsWanted),
       // Not narrowed: a token of this step may refer to any row of the step before.
@@ -168,7 +171,9 @@ function checkTables({ tables, start, tokenIds }: Rectangle, limits: BatchLimits
     }
     if (table.length * blockSize < tokens) {
       const found = `${table.length} of ${blockSize}`;
-      throw new RangeError(`Cannot run a sequence of ${tokens} tokens: expected blocks for them, got ${found}`);
+      throw new RangeError(
+        `Cannot run a sequence of ${tokens} tokens: expected blocks for them, got ${found}`,
+      );
     }
   }
 }
