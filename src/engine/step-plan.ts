@@ -90,7 +90,7 @@ export function rowOfSampled(id: number): number | null {
   return id < 0 ? -1 - id : null;
 }
 
-export function tokenCount(plan: readonly SequenceStep[]): number {
+export function tokenCount(plan: readonly { tokenIds: readonly number[] }[]): number {
   return plan.reduce((sum, { tokenIds }) => sum + tokenIds.length, 0);
 }
 
