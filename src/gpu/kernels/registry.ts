@@ -2,8 +2,10 @@
 import type { KernelSpec } from "../kernel.ts";
 import { rmsNormSpec } from "./rms-norm.ts";
 import { addSpec } from "./add.ts";
+import { adjustLogitsSpec } from "./adjust-logits.ts";
 import { embeddingSpec } from "./embedding.ts";
 import { gatedActivationSpec } from "./gated-activation.ts";
+import { maskLogitsSpec } from "./mask-logits.ts";
 import { rotarySpec } from "./rotary.ts";
 import { sampleSpec } from "./sample.ts";
 import { sigmoidGateSpec } from "./sigmoid-gate.ts";
@@ -11,8 +13,10 @@ import { sigmoidGateSpec } from "./sigmoid-gate.ts";
 export const kernelSpecs: readonly KernelSpec[] = [
   rmsNormSpec,
   addSpec,
+  adjustLogitsSpec,
   embeddingSpec,
   gatedActivationSpec,
+  maskLogitsSpec,
   rotarySpec,
   sampleSpec,
   sigmoidGateSpec,
