@@ -19,6 +19,7 @@ interface Account {
 export class Ledger {
   readonly #scenario: Scenario;
   readonly #accounts = new Map<string, Account>();
+  readonly #paused = new Set<string>();
   /** Tokens that all KV blocks together can hold. */
   readonly #capacity: number;
 
@@ -45,6 +46,10 @@ export class Ledger {
     });
   }
 
+  has(id: string): boolean {
+    return this.#accounts.has(id);
+  }
+
   request(id: string): SchedulerRequest {
     return this.#account(id).request;
   }
@@ -57,6 +62,18 @@ export class Ledger {
   cancelled(id: string, choice?: number): void {
     const answers = this.#accounts.get(id)?.answers ?? [];
     for (const answer of choice === undefined ? answers : [answers[choice]]) answer.end ??= "gone";
+  }
+
+  setPaused(id: string, isPaused: boolean): void {
+    if (isPaused) this.#paused.add(id);
+    else this.#paused.delete(id);
+  }
+
+  /** Requests that could run: they have not ended, and their clients read. */
+  runnable(): string[] {
+    const isRunnable = ({ request, answers }: Account) =>
+      answers.some(({ end }) => end === null) && !this.#paused.has(request.id);
+    return [...this.#accounts.values()].filter(isRunnable).map(({ request }) => request.id);
   }
 
   note(events: readonly SchedulerEvent[]): void {

@@ -27,6 +27,10 @@ export interface SimulationResult {
   preemptions: number;
   hits: number;
   layeredSteps: number;
+  /** Blocks copied on write. */
+  copies: number;
+  /** Prefills that were sampled for several answers. */
+  sharedPrefills: number;
 }
 
 /** Throws an error that names the seed when anything is wrong. */
@@ -53,7 +57,7 @@ class Simulation {
   #nowMs = 0;
   #nextAction = 0;
   #refused = 0;
-  #layeredSteps = 0;
+  readonly #seen = { layeredSteps: 0, copies: 0, sharedPrefills: 0 };
 
   constructor(scenario: Scenario, random: Random, faults: Faults) {
     const { policy, blockCounts, blockSize, limits, ordering, model } = scenario;
@@ -87,7 +91,7 @@ class Simulation {
       steps: this.#watch.steps,
       preemptions: this.#scheduler.stats().preemptions,
       hits: this.#kv.stats().hits,
-      layeredSteps: this.#layeredSteps,
+      ...this.#seen,
     };
   }
 
@@ -114,8 +118,7 @@ class Simulation {
 
   #do({ kind, request: { id }, request }: ClientAction): void {
     if (kind === "submit") this.#add(request);
-    else if (kind === "pause") this.#scheduler.pause(id);
-    else if (kind === "resume") this.#scheduler.resume(id);
+    else if (kind === "pause" || kind === "resume") this.#setPaused(id, kind === "pause");
     else if (kind === "cancel") {
       this.#scheduler.cancel(id);
       this.#ledger.cancelled(id);
@@ -123,6 +126,13 @@ class Simulation {
       this.#scheduler.cancel(id, 0);
       this.#ledger.cancelled(id, 0);
     }
+  }
+
+  #setPaused(id: string, isPaused: boolean): void {
+    if (!this.#ledger.has(id)) return;
+    if (isPaused) this.#scheduler.pause(id);
+    else this.#scheduler.resume(id);
+    this.#ledger.setPaused(id, isPaused);
   }
 
   #add(request: ClientAction["request"]): void {
@@ -140,10 +150,17 @@ class Simulation {
 
   #submit(plan: StepPlan): void {
     const tampered = this.#tamper(plan);
-    this.#watch.check(tampered, this.#scheduler.sequences);
-    if (plan.layered) this.#layeredSteps++;
+    this.#watch.check(tampered, this.#ledger.runnable(), this.#scheduler.sequences);
+    this.#count(plan);
     const ids = this.#device.run(tampered);
     if (ids.length > 0) this.#inFlight.push({ plan: plan.id, ids });
+  }
+
+  #count({ main, layered, copies }: StepPlan): void {
+    const rectangles = layered ? [...main, layered.rectangle] : main;
+    this.#seen.copies += copies.length;
+    this.#seen.sharedPrefills += rectangles.filter(({ sampling }) => sampling.length > 1).length;
+    if (layered) this.#seen.layeredSteps++;
   }
 
   #deliver(): void {
@@ -153,8 +170,8 @@ class Simulation {
 
   /** Nothing can be done now: goes on to the next action; false if there is none. */
   #idle(): boolean {
-    const stuck = this.#scheduler.sequences.find(({ isPaused }) => !isPaused);
-    if (stuck) throw new Error(`starvation: request ${stuck.request.id} could run, and nothing is planned`);
+    const [stuck] = this.#ledger.runnable();
+    if (stuck) throw new Error(`starvation: request ${stuck} could run, and nothing is planned`);
     const next = this.#scenario.actions.at(this.#nextAction);
     if (next && this.#nextAction < this.#scenario.actions.length)
       this.#nowMs = Math.max(this.#nowMs, next.atMs);

@@ -16,12 +16,12 @@ export class Watch {
     this.#stepsMax = waitMax(scenario);
   }
 
-  /** The plan that is about to run, and the sequences that are alive. */
-  check(plan: StepPlan, sequences: readonly Sequence[]): void {
+  /** The plan that is about to run, the requests that could be in it, and the sequences that are alive. */
+  check(plan: StepPlan, runnable: readonly string[], sequences: readonly Sequence[]): void {
     this.steps++;
     this.#checkBudget(plan);
     this.#checkPlaces(plan);
-    this.#checkProgress(plan, sequences);
+    this.#checkProgress(plan, runnable);
     this.#checkLayered(plan, sequences);
   }
 
@@ -46,16 +46,15 @@ export class Watch {
       throw new Error(`a batch of ${maxSequences} has ${rectangles.length} sequences and ${rows} rows`);
   }
 
-  #checkProgress({ main, layered }: StepPlan, sequences: readonly Sequence[]): void {
+  #checkProgress({ main, layered }: StepPlan, runnable: readonly string[]): void {
     for (const { requestId } of main) this.#lastProgress.set(requestId, this.steps);
     if (layered) this.#lastProgress.set(layered.rectangle.requestId, this.steps);
-    for (const { request, isPaused } of sequences) {
-      const last = this.#lastProgress.get(request.id);
-      if (isPaused || last === undefined) this.#lastProgress.set(request.id, this.steps);
+    for (const id of this.#lastProgress.keys()) if (!runnable.includes(id)) this.#lastProgress.delete(id);
+    for (const id of runnable) {
+      const last = this.#lastProgress.get(id);
+      if (last === undefined) this.#lastProgress.set(id, this.steps);
       else if (this.steps - last > this.#stepsMax)
-        throw new Error(
-          `starvation: request ${request.id} has not been planned for ${this.steps - last} steps`,
-        );
+        throw new Error(`starvation: request ${id} has not been planned for ${this.steps - last} steps`);
     }
   }
 
@@ -79,7 +78,7 @@ export class Watch {
   }
 }
 
-/** Steps that all other requests together may take, run twice and more for preemption. */
+/** Steps that all other requests together may take, some of them twice for preemption. */
 function waitMax({ actions, limits }: Scenario): number {
   const work = actions
     .filter(({ kind }) => kind === "submit")
@@ -87,5 +86,5 @@ function waitMax({ actions, limits }: Scenario): number {
       const prefill = Math.ceil(promptIds.length / limits.maxBatchedTokens) + limits.passCount;
       return prefill + maxTokens * answers.length;
     });
-  return 20 + 2 * work.reduce((sum, steps) => sum + steps, 0);
+  return 20 + 1.5 * work.reduce((sum, steps) => sum + steps, 0);
 }

@@ -4,6 +4,7 @@
  * A sequence that is part of the step being planned keeps its blocks: the step reads them. A paused one, which makes
  * no progress, gives way to everybody; any other only to a sequence that goes before it.
  */
+import type { KvPolicy } from "../kv-cache/aggregate.ts";
 import type { KvManager } from "../kv-cache/kv-manager.ts";
 import type { PlanDraft } from "./plan-draft.ts";
 import type { Roster } from "./roster.ts";
@@ -19,12 +20,14 @@ export interface Growth {
 
 export class BlockSupply {
   readonly #kv: KvManager;
+  readonly #policy: KvPolicy;
   readonly #roster: Roster;
   #preemptions = 0;
   #changes = 0;
 
-  constructor(kv: KvManager, roster: Roster) {
+  constructor({ kv, policy, roster }: { kv: KvManager; policy: KvPolicy; roster: Roster }) {
     this.#kv = kv;
+    this.#policy = policy;
     this.#roster = roster;
   }
 
@@ -55,6 +58,23 @@ export class BlockSupply {
     }
   }
 
+  /**
+   * Whether blocks suffice for all that a sequence has to prefill, beside what others need to go on. One that starts
+   * without would soon be preempted, and prefill in vain; so it starts without only where there are no others.
+   */
+  hasRoomFor(sequence: Sequence, draft: PlanDraft): boolean {
+    for (;;) {
+      const others = this.#roster.running.filter((other) => other !== sequence);
+      if (others.length === 0 || this.#holds([sequence, ...others])) return true;
+      const paused = this.pausedHolders(draft).find((other) => other !== sequence);
+      if (!paused) {
+        draft.isShortOfBlocks = true;
+        return false;
+      }
+      this.preempt(paused);
+    }
+  }
+
   /** The sequence waits again, with what is known of its output. Ids on their way to it still count. */
   preempt(sequence: Sequence): void {
     this.#preemptions++;
@@ -81,6 +101,22 @@ export class BlockSupply {
   /** Paused sequences that could make place, last first. */
   pausedHolders(draft: PlanDraft): Sequence[] {
     return this.#holders(draft).filter(({ isPaused }) => isPaused);
+  }
+
+  /** Windows need few blocks, whatever they have to run. */
+  #holds(sequences: readonly Sequence[]): boolean {
+    const needed = sequences.reduce((sum, sequence) => sum + this.#blocksAhead(sequence), 0);
+    const { groups } = this.#kv.stats();
+    return groups.every(
+      ({ free, cached }, group) => this.#policy.groups[group].window !== null || free + cached >= needed,
+    );
+  }
+
+  /** Blocks for the known tokens that are not computed yet, and one for what each answer says next. */
+  #blocksAhead({ isPaused, knownIds, kv, answerCount }: Sequence): number {
+    if (isPaused) return 0;
+    const all = Math.ceil(knownIds.length / this.#policy.blockSize);
+    return Math.max(0, all - kv.tables[0].length) + answerCount;
   }
 
   #victim({ sequence, mayPreempt }: Growth, draft: PlanDraft): Sequence | undefined {

@@ -64,7 +64,7 @@ export class PrefillPlanner {
     const { state } = sequence;
     this.#adopt(sequence);
     const tokens = wholeEnd(this.#options.policy, sequence) - sequence.computed;
-    const outcome = this.#planCut(sequence, draft);
+    const outcome = supply.hasRoomFor(sequence, draft) ? this.#planCut(sequence, draft) : "short";
     if (outcome === "planned") return outcome;
     supply.giveBack(sequence, state);
     this.#failures.set(sequence, { changes: supply.changes, outcome, tokens });

@@ -51,11 +51,11 @@ export class Scheduler {
   #starvedSteps = 0;
 
   constructor(options: SchedulerOptions) {
-    const { kv, limits, ordering } = options;
+    const { kv, policy, limits, ordering } = options;
     this.#options = options;
     this.#capacity = kvCapacity(kv, limits.maxModelLen);
     this.#roster = new Roster(ordering);
-    this.#supply = new BlockSupply(kv, this.#roster);
+    this.#supply = new BlockSupply({ kv, policy, roster: this.#roster });
     this.#prefills = new PrefillPlanner({ ...options, roster: this.#roster, supply: this.#supply });
   }
 
