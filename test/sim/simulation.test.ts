@@ -3,7 +3,7 @@ import { describe, expect, test } from "bun:test";
 import { simulate, type SimulationResult } from "./simulation.ts";
 
 const replayed = process.env.SIM_SEED;
-const groupSize = 1000;
+const groupSize = 500;
 
 function sum(seeds: readonly number[]): Record<keyof SimulationResult, number> {
   const results = seeds.map((seed) => simulate(seed));
@@ -21,7 +21,7 @@ if (replayed !== undefined) {
   });
 } else {
   describe("every answer under load is that of the request alone, and every block is accounted for", () => {
-    for (let group = 0; group < 10; group++) {
+    for (let group = 0; group < 20; group++) {
       const seeds = Array.from({ length: groupSize }, (_, index) => group * groupSize + index);
       test(`seeds ${seeds[0]} to ${seeds[groupSize - 1]}`, () => {
         const total = sum(seeds);
