@@ -29,16 +29,17 @@ const STEP_BYTES_MIN = 16 * 1024 * 1024;
  */
 export async function probeMemory(device: ProbedDevice, options: ProbeOptions = {}): Promise<number> {
   const { capBytes = Infinity, stepBytesMin = STEP_BYTES_MIN } = options;
+  const least = Math.max(4, Math.min(stepBytesMin, capBytes));
   const { maxBufferSize, maxStorageBufferBindingSize } = device.limits;
   const held: GPUBuffer[] = [];
   let granted = 0;
   let step = wholeWords(Math.min(maxBufferSize, maxStorageBufferBindingSize, capBytes));
   try {
-    for (let tries = 0; tries < ALLOCATIONS_MAX && step >= stepBytesMin; tries++) {
+    for (let tries = 0; tries < ALLOCATIONS_MAX && step >= least; tries++) {
       const buffer = await allocate(device, step);
       if (buffer) held.push(buffer);
       granted += buffer ? step : 0;
-      step = wholeWords(Math.min(buffer ? step : lesser(step, stepBytesMin), capBytes - granted));
+      step = wholeWords(Math.min(buffer ? step : lesser(step, least), capBytes - granted));
     }
   } finally {
     for (const buffer of held) buffer.destroy();

@@ -99,10 +99,6 @@ export class BlockPool {
     if (this.#idle.delete(block)) this.#free.push(block);
   }
 
-  isCached(block: number): boolean {
-    return this.#cached.has(block);
-  }
-
   /** Whether a holder may write from this slot of the block on: nobody else uses it, and no cached slot is touched. */
   isWritable(block: number, fromSlot: number): boolean {
     this.#assertUsed(block, "write");
@@ -122,6 +118,16 @@ export class BlockPool {
       const fault = this.#faultOf(block, holders[block], free.has(block));
       if (fault) throw new Error(`Cannot account for KV block ${block}: ${fault}`);
     }
+  }
+
+  /** Throws unless the cached blocks are these, each named once. */
+  auditCached(kept: readonly number[]): void {
+    const lost = kept.find((block) => !this.#cached.has(block));
+    if (lost !== undefined) throw new Error(`Cannot account for KV block ${lost}: it is not cached any more`);
+    if (kept.length === this.#cached.size) return;
+    throw new Error(
+      `Cannot account for KV blocks: ${this.#cached.size} are cached, ${kept.length} are known`,
+    );
   }
 
   #faultOf(block: number, holders: number, isFree: boolean): string | null {

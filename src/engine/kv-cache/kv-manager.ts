@@ -146,7 +146,6 @@ export class KvManager {
     copy.tables.forEach((table, group) => {
       for (const block of held(table)) this.#pools[group].share(block);
     });
-    this.#cache?.fork(kv, copy);
     return copy;
   }
 

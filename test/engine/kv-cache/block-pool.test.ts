@@ -79,7 +79,7 @@ describe("cached blocks", () => {
     pool.release([first]);
     pool.share(first);
     expect(pool.allocate(1)).toBeNull();
-    expect(pool.isCached(first)).toBe(true);
+    pool.auditCached([first]);
   });
 
   test("an eviction may take others along", () => {
@@ -120,6 +120,16 @@ describe("audit", () => {
     keep(pool, third);
     pool.release([third]);
     pool.audit([first, second, first, 0, 0]);
+  });
+
+  test("finds cached blocks that no cache knows, and known ones that are not cached", () => {
+    const pool = new BlockPool(4);
+    const [first, second] = take(pool, 2);
+    keep(pool, first);
+    pool.auditCached([first]);
+    expect(() => pool.auditCached([])).toThrow("1 are cached, 0 are known");
+    expect(() => pool.auditCached([first, first])).toThrow("1 are cached, 2 are known");
+    expect(() => pool.auditCached([first, second])).toThrow("block 2: it is not cached any more");
   });
 
   test("finds a leaked block, a block held too often, and a use after free", () => {

@@ -2,6 +2,7 @@ import { describe, expect, test } from "bun:test";
 import { aggregate } from "../../../src/engine/kv-cache/aggregate.ts";
 import { KvManager } from "../../../src/engine/kv-cache/kv-manager.ts";
 import type { KvCacheSpec } from "../../../src/engine/kv-cache/spec.ts";
+import { seededIntegers } from "./kv-simulation.ts";
 import { computedSequence, idsOf, sampleManager } from "./sample-manager.ts";
 
 const fullAttention: KvCacheSpec = {
@@ -135,6 +136,8 @@ describe("canEverHold", () => {
     [3, 1],
     [6, 4],
     [5, 3],
+    [4, 3],
+    [3, 4],
   ])("a window of %i with steps of %i tokens needs few blocks for any length", (window, stepTokensMax) => {
     const needed = Array.from({ length: 20 }, (_, count) => count + 1).find((blockCount) =>
       sampleManager({ windows: [window], blockCount, stepTokensMax }).canEverHold(1000),
@@ -142,9 +145,9 @@ describe("canEverHold", () => {
     const manager = sampleManager({ windows: [window], blockCount: needed, stepTokensMax });
     const kv = manager.newSequence();
     let usedMax = 0;
-    // Steps of all lengths, so that all alignments come up.
-    for (let start = 0, step = 1; start < 200; step = (step % stepTokensMax) + 1) {
-      const length = start % 3 === 0 ? stepTokensMax : step;
+    const below = seededIntegers(1);
+    for (let start = 0; start < 400;) {
+      const length = below(2) === 0 ? stepTokensMax : 1 + below(stepTokensMax);
       expect(manager.grow(kv, { start, end: start + length })).toEqual([]);
       usedMax = Math.max(usedMax, manager.stats().groups[0].used);
       start += length;

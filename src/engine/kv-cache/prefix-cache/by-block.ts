@@ -56,21 +56,13 @@ export class BlockPrefixCache implements PrefixCache {
     }
   }
 
-  fork(from: SequenceKv, to: SequenceKv): void {
-    const chain = this.#chains.get(from);
-    if (chain) this.#chains.set(to, { ...chain, keys: [...chain.keys] });
-  }
-
   forget(kv: SequenceKv): void {
     this.#chains.delete(kv);
   }
 
   audit(): void {
     this.#blockOfKey.forEach((blocks, group) => {
-      const pool = this.#options.pools[group];
-      for (const block of blocks.values()) {
-        if (!pool.isCached(block)) throw new Error(`Cannot account for KV blocks: ${block} lost its key`);
-      }
+      this.#options.pools[group].auditCached([...blocks.values()]);
     });
   }
 

@@ -40,10 +40,8 @@ export interface PrefixCache {
   adopt(kv: SequenceKv, query: PrefixQuery): PrefixHit;
   /** Remembers what the tokens at positions < `computed` left in the blocks of `kv`. */
   commit(kv: SequenceKv, query: PrefixQuery, computed: number): void;
-  /** `to` starts as an equal of `from`. */
-  fork(from: SequenceKv, to: SequenceKv): void;
   /** `kv` is about to be used for something else. */
   forget(kv: SequenceKv): void;
-  /** Throws unless the pools agree with what is remembered. */
+  /** Throws unless the pools keep exactly what is remembered. */
   audit(): void;
 }

@@ -62,22 +62,16 @@ export class WholePrefixCache implements PrefixCache {
     this.#insert({ key, prefixLength, tables: tables.filter((table) => table !== null) });
   }
 
-  fork(from: SequenceKv, to: SequenceKv): void {
-    if (this.#known.has(from)) this.#known.add(to);
-  }
-
   forget(kv: SequenceKv): void {
     this.#known.delete(kv);
   }
 
   audit(): void {
+    const kept: number[][] = this.#options.pools.map(() => []);
     for (const entry of this.#entries.values()) {
-      this.#eachBlock(entry, (block, group) => {
-        if (!this.#options.pools[group].isCached(block)) {
-          throw new Error(`Cannot account for KV blocks: ${block} is missing from a whole prefix`);
-        }
-      });
+      this.#eachBlock(entry, (block, group) => kept[group].push(block));
     }
+    this.#options.pools.forEach((pool, group) => pool.auditCached(kept[group]));
   }
 
   #key({ ids, prefixLength, salt }: PrefixQuery): string {

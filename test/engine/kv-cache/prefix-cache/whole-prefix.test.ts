@@ -45,8 +45,10 @@ describe("a hit", () => {
     const query = prefixOf(10);
     const kv = manager.newSequence();
     manager.grow(kv, { start: 0, end: 10 });
-    manager.commit(kv, query, 0);
-    expect(lookUp(manager, query).hit).toEqual(noHit);
+    for (const computed of [0, 9]) {
+      manager.commit(kv, query, computed);
+      expect(lookUp(manager, query).hit).toEqual(noHit);
+    }
     manager.commit(kv, query, 10);
     expect(lookUp(manager, query).hit.kind).toBe("whole");
   });
@@ -58,6 +60,36 @@ describe("a hit", () => {
     const { kv, hit } = lookUp(manager, prefixOf(10));
     expect(hit.kind).toBe("whole");
     manager.audit([kv]);
+  });
+});
+
+describe("an entry", () => {
+  test("is made once, though two sequences compute the prefix side by side", () => {
+    const manager = sampleManager({ reuse: "whole" });
+    const query = prefixOf(10);
+    const pair = [manager.newSequence(), manager.newSequence()];
+    for (const kv of pair) {
+      manager.adopt(kv, query);
+      manager.grow(kv, { start: 0, end: 10 });
+    }
+    for (const kv of pair) manager.commit(kv, query, 10);
+    manager.audit(pair);
+    expect(lookUp(manager, query).kv.tables).toEqual(pair[0].tables);
+    expect(lookUp(manager, query).kv.tables).not.toEqual(pair[1].tables);
+  });
+
+  test("is made again by a sequence that was preempted and found it evicted", () => {
+    const manager = sampleManager({ reuse: "whole", blockCount: 4 });
+    const query = prefixOf(10);
+    const kv = computedSequence(manager, query);
+    manager.release(kv);
+    const other = manager.newSequence();
+    manager.grow(other, { start: 0, end: 12 });
+    expect(manager.adopt(kv, query)).toEqual(noHit);
+    manager.release(other);
+    manager.grow(kv, { start: 0, end: 10 });
+    manager.commit(kv, query, 10);
+    expect(lookUp(manager, query).hit.kind).toBe("whole");
   });
 });
 
