@@ -11,13 +11,15 @@ import { fileURLToPath } from "node:url";
 import { Command, Option } from "commander";
 import packageJson from "../package.json" with { type: "json" };
 import { addBenchCommands } from "./commands/bench-command.ts";
+import { exit } from "./commands/exit.ts";
 import type { Environment } from "./commands/environment.ts";
-import { nonNegative, portNumber, positiveInteger } from "./commands/flag-values.ts";
+import { nonNegative, portNumber, positiveInteger, share } from "./commands/flag-values.ts";
 import { generate } from "./commands/generate.ts";
 import { serve } from "./commands/serve.ts";
 import { verifyFolder } from "./commands/verify.ts";
 import { CheckpointError, SetupError } from "./engine/errors.ts";
 import { defaultEngineOptions, type EngineOptions, kvDtypes } from "./engine/load-engine.ts";
+import { orderings } from "./engine/scheduler/roster.ts";
 import { weightDtypes } from "./engine/weights/loader.ts";
 import { gpuChoices } from "./gpu/device/open-device.ts";
 
@@ -47,12 +49,21 @@ interface EngineFlags {
   kvCacheDtype: EngineOptions["kvDtype"];
   maxModelLen?: number;
   blockSize: number;
+  maxNumBatchedTokens?: number;
+  maxNumSeqs?: number;
+  numBlocks?: number;
+  gpuMemoryUtilization: number;
+  chunkedPrefill: boolean;
+  prefixCaching: boolean;
+  schedulingPolicy: EngineOptions["ordering"];
+  deterministic?: boolean;
+  trace?: string;
   profile?: boolean;
   gpuChecks?: boolean;
 }
 
 function withEngineFlags(command: Command): Command {
-  const { gpu, dtype, kvDtype, blockSize } = defaultEngineOptions;
+  const { gpu, dtype, kvDtype, blockSize, memoryUtilization, ordering } = defaultEngineOptions;
   return command
     .addOption(
       new Option("--gpu <choice>", "adapter to run on").choices(gpuChoices).default(gpu).env("PRELUDE_GPU"),
@@ -69,6 +80,17 @@ function withEngineFlags(command: Command): Command {
       positiveInteger,
     )
     .option("--block-size <tokens>", "tokens in a KV block", positiveInteger, blockSize)
+    .option("--max-num-batched-tokens <tokens>", "work of a step (default: by adapter)", positiveInteger)
+    .option("--max-num-seqs <count>", "sequences that run at once (default: by adapter)", positiveInteger)
+    .option("--num-blocks <count>", "KV blocks (default: what the device grants)", positiveInteger)
+    .option("--gpu-memory-utilization <share>", "of the free memory, for KV blocks", share, memoryUtilization)
+    .option("--no-chunked-prefill", "never cut a prompt along its tokens")
+    .option("--no-prefix-caching", "compute every prompt anew")
+    .addOption(
+      new Option("--scheduling-policy <policy>", "who goes first").choices(orderings).default(ordering),
+    )
+    .option("--deterministic", "the same bits whatever else runs (slower)")
+    .option("--trace <file>", "write a timeline of the engine's steps, in Chrome's trace format")
     .option("--profile", "time every kernel on the GPU and print the totals at the end")
     .option("--gpu-checks", "keep the GPU's validation and bounds checks on (slower)");
 }
@@ -82,6 +104,15 @@ function engineOptions(flags: EngineFlags): EngineOptions {
     kvDtype: flags.kvCacheDtype,
     maxModelLen: flags.maxModelLen ?? null,
     blockSize: flags.blockSize,
+    maxBatchedTokens: flags.maxNumBatchedTokens ?? null,
+    maxSequences: flags.maxNumSeqs ?? null,
+    numBlocks: flags.numBlocks ?? null,
+    memoryUtilization: flags.gpuMemoryUtilization,
+    chunkedPrefill: flags.chunkedPrefill,
+    prefixCaching: flags.prefixCaching,
+    ordering: flags.schedulingPolicy,
+    deterministic: flags.deterministic ?? false,
+    traceFile: flags.trace === undefined ? null : resolve(flags.trace),
     profile: flags.profile ?? false,
     gpuChecks: flags.gpuChecks ?? false,
   };
@@ -166,17 +197,15 @@ function program(): Command {
 }
 
 /** Errors of the setup are for the user to mend and shown as a line; anything else is a bug and keeps its stack. */
-function fail(error: unknown): never {
-  const isExpected = error instanceof SetupError || error instanceof CheckpointError;
-  const text = isExpected
-    ? error.message
-    : error instanceof Error
-      ? (error.stack ?? error.message)
-      : String(error);
-  process.stderr.write(`prelude: ${text}\n`);
-  process.exit(1);
+function describe(error: unknown): string {
+  if (error instanceof SetupError || error instanceof CheckpointError) return error.message;
+  return error instanceof Error ? (error.stack ?? error.message) : String(error);
 }
 
-await program().parseAsync().catch(fail);
-// Dawn keeps threads that would keep the process; every command has closed what it opened by now.
-process.exit();
+try {
+  await program().parseAsync();
+} catch (error) {
+  process.stderr.write(`prelude: ${describe(error)}\n`);
+  process.exitCode = 1;
+}
+await exit(Number(process.exitCode ?? 0));

@@ -46,6 +46,13 @@ export function properFraction(text: string): number {
   return value;
 }
 
+/** Above 0 and at most 1. */
+export function share(text: string): number {
+  const value = Number(text);
+  if (!(value > 0 && value <= 1)) throw new InvalidArgumentError("expected a number above 0 and at most 1.");
+  return value;
+}
+
 /** "50,99": numbers from 0 to 100. */
 export function percentages(text: string): number[] {
   return text.split(",").map((part) => {

@@ -24,11 +24,17 @@ let opened: Promise<Gpu> | undefined;
 
 /** The process's device, with validation and robustness on. */
 export function testGpu(): Promise<Gpu> {
-  opened ??= openDevice({
-    choice: (process.env.PRELUDE_GPU as GpuChoice | undefined) ?? "software",
-    checks: true,
-  });
+  opened ??= open();
   return opened;
+}
+
+async function open(): Promise<Gpu> {
+  const choice = (process.env.PRELUDE_GPU as GpuChoice | undefined) ?? "software";
+  const gpu = await openDevice({ choice, checks: true });
+  // Deno runs each file in a realm of its own. A device that is open when the process ends may crash it, since the
+  // software adapter's threads outlive the driver.
+  if ("Deno" in globalThis) afterAll(() => gpu.close());
+  return gpu;
 }
 
 const guardBytes = 256;
@@ -214,12 +220,4 @@ export function traitVariants(gpu: Gpu): Gpu["traits"][] {
   const { traits } = gpu;
   const plain = { ...traits, hasF16: false, hasSubgroups: false, hasSubgroupMatrix: false };
   return [traits, { ...plain, isCpu: !traits.isCpu }, { ...plain, isCpu: false }];
-}
-
-/** Closes the device at the end of a test file that runs alone. */
-export function closeAfterAll(): void {
-  afterAll(async () => {
-    (await opened)?.close();
-    opened = undefined;
-  });
 }

@@ -1,6 +1,7 @@
 import type { Sequence } from "./sequence.ts";
 
-export type Ordering = "fcfs" | "priority";
+export const orderings = ["fcfs", "priority"] as const;
+export type Ordering = (typeof orderings)[number];
 
 /** Negative when `a` goes before `b`. Total: no two sequences are equal, and a preempted one keeps its place. */
 export function compareSequences(ordering: Ordering, a: Sequence, b: Sequence): number {
