@@ -44,6 +44,14 @@ export type RunnablePlan = Pick<StepPlan, "copies" | "main" | "layered"> & {
   edits?: { main: readonly RowEdits[]; layered: readonly RowEdits[] };
 };
 
+type Read = () => Promise<ArrayBuffer>;
+
+/** The rows of a batch, and what to change about them. */
+interface RecordedRows {
+  rows: BatchRows;
+  edits: readonly RowEdits[] | undefined;
+}
+
 export class Runner {
   readonly limits: BatchLimits;
   /** Layer passes of the model. */
@@ -78,33 +86,51 @@ export class Runner {
    * Throws RangeError when the plan is over a limit, `DeviceLostError` on a failed device.
    */
   run(plan: RunnablePlan, ...wanted: Wanted[]): StepResult {
-    const { copies, main, layered, edits } = plan;
+    try {
+      return this.#submit(plan, wanted);
+    } catch (error) {
+      // Half a plan must not go with the next one.
+      this.#recorder.take();
+      throw error;
+    }
+  }
+
+  #submit(plan: RunnablePlan, wanted: readonly Wanted[]): StepResult {
+    this.#copyBlocks(plan);
+    const done = this.#record(plan);
+    const reads = new Map<Wanted, Read[]>();
+    const request = (name: Wanted) => {
+      if (!wanted.includes(name)) return;
+      const read = ({ rows }: RecordedRows) => this.#readback.request(this.#recorder, rows[name]);
+      reads.set(name, done.map(read));
+    };
+    request("logits");
+    // Logits are read as the model gave them: what changes them goes into a submission of its own.
+    if (wanted.includes("logits") && done.some(({ edits }) => edits?.some(isEdit))) this.#recorder.submit();
+    for (const { rows, edits } of done) rows.sample(edits);
+    request("sampled");
+    this.#recorder.submit();
+    return {
+      sampled: async () => new Uint32Array(await this.#readAll(reads.get("sampled"), "sampled")),
+      logits: async () => new Float32Array(await this.#readAll(reads.get("logits"), "logits")),
+    };
+  }
+
+  #copyBlocks({ copies }: RunnablePlan): void {
     for (const { group, from, to } of copies) {
       const tensors = this.#policy.groups[group].layers.map((slot) => this.#kv[slot]);
       this.#copier.copy(this.#recorder, tensors, { from, to });
     }
-    const done: BatchRows[] = [];
-    if (main.length > 0) done.push(...this.#main.record(main));
-    if (layered) done.push(...this.#layered.record([layered.rectangle], layered.from, layered.to));
-    const requests = new Map<Wanted, (() => Promise<ArrayBuffer>)[]>();
-    const request = (name: Wanted) => {
-      if (wanted.includes(name))
-        requests.set(
-          name,
-          done.map((rows) => this.#readback.request(this.#recorder, rows[name])),
-        );
-    };
-    request("logits");
-    // Logits are read as the model gave them: what changes them goes into a submission of its own.
-    const isEdited = [...(edits?.main ?? []), ...(edits?.layered ?? [])].some(isEdit);
-    if (isEdited && wanted.includes("logits")) this.#recorder.submit();
-    for (const rows of done) rows.sample(rows === done[0] && main.length > 0 ? edits?.main : edits?.layered);
-    request("sampled");
-    this.#recorder.submit();
-    return {
-      sampled: async () => new Uint32Array(await this.#readAll(requests.get("sampled"), "sampled")),
-      logits: async () => new Float32Array(await this.#readAll(requests.get("logits"), "logits")),
-    };
+  }
+
+  /** Both batches; those that reach their end with rows, in the order in which these are read. */
+  #record({ main, layered, edits }: RunnablePlan): RecordedRows[] {
+    const ofMain = main.length > 0 ? this.#main.record(main) : [];
+    const ofLayered = layered ? this.#layered.record([layered.rectangle], layered.from, layered.to) : [];
+    return [
+      ...ofMain.map((rows) => ({ rows, edits: edits?.main })),
+      ...ofLayered.map((rows) => ({ rows, edits: edits?.layered })),
+    ];
   }
 
   /** Compiles every pipeline that steps of these token counts need. */
@@ -121,7 +147,7 @@ export class Runner {
   }
 
   /** The bytes of both batches, one after the other. A step without rows is waited for. */
-  async #readAll(reads: (() => Promise<ArrayBuffer>)[] | undefined, name: Wanted): Promise<ArrayBuffer> {
+  async #readAll(reads: Read[] | undefined, name: Wanted): Promise<ArrayBuffer> {
     if (!reads) throw new Error(`Cannot read ${name} of a step that was not asked for it`);
     if (reads.length === 0) await this.#gpu.device.queue.onSubmittedWorkDone();
     this.#gpu.assertAlive();
