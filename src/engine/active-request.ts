@@ -102,6 +102,10 @@ export class ActiveRequest {
     return { ids, logprobs: answer.logprobs.splice(0, ids.length) };
   }
 
+  isFinished(choice: number): boolean {
+    return this.#answers.at(choice)?.isFinished ?? true;
+  }
+
   /** An answer has ended; true if that was the last. */
   finish(choice: number): boolean {
     const answer = this.#answers.at(choice);

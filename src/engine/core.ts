@@ -39,6 +39,11 @@ export interface RequestSink {
   fail(error: unknown): void;
 }
 
+interface Entry {
+  active: ActiveRequest;
+  sink: RequestSink;
+}
+
 interface SampledRow {
   request: ActiveRequest;
   choice: number;
@@ -62,10 +67,11 @@ const flightsMax = 2;
 
 export class EngineCore {
   readonly #options: CoreOptions;
-  readonly #requests = new Map<string, { active: ActiveRequest; sink: RequestSink }>();
+  readonly #requests = new Map<string, Entry>();
   readonly #flights: Flight[] = [];
   #isRunning = false;
   #isClosing = false;
+  #failure: { reason: unknown } | null = null;
   /** The loop's current run. */
   #run = Promise.resolve();
 
@@ -73,8 +79,17 @@ export class EngineCore {
     this.#options = options;
   }
 
-  /** Queues a request. Throws what the scheduler throws for one that can never be served. */
+  /**
+   * True once a step has failed. Nothing runs after that: what is cached counts on the KV writes of all steps planned,
+   * and those that were not run would be wrong answers later.
+   */
+  get hasFailed(): boolean {
+    return this.#failure !== null;
+  }
+
+  /** Queues a request. Throws what the scheduler throws for one that can never be served, or why the core has failed. */
   submit(request: GenerationRequest, sink: RequestSink): void {
+    if (this.#failure) throw this.#failure.reason;
     const { scheduler, eosTokenIds, vocabSize } = this.#options;
     const active = new ActiveRequest(request, { eosTokenIds, vocabSize });
     scheduler.add(active.forScheduler());
@@ -87,7 +102,7 @@ export class EngineCore {
     this.#options.scheduler.cancel(id, choice);
     const entry = this.#requests.get(id);
     if (!entry) return;
-    if (choice === undefined || entry.active.finish(choice)) this.#requests.delete(id);
+    if (choice === undefined || entry.active.finish(choice)) this.#forget(id);
     this.#wake();
   }
 
@@ -113,9 +128,9 @@ export class EngineCore {
   }
 
   #wake(): void {
-    if (this.#isRunning) return;
+    if (this.#isRunning || this.#failure) return;
     this.#isRunning = true;
-    this.#run = this.#loop().finally(() => (this.#isRunning = false));
+    this.#run = this.#loop();
   }
 
   async #loop(): Promise<void> {
@@ -128,6 +143,8 @@ export class EngineCore {
     } catch (error) {
       this.#failAll(error);
     }
+    // Not a turn later: who submits in between would wait for ever.
+    this.#isRunning = false;
   }
 
   #hasPlanned = false;
@@ -185,22 +202,37 @@ export class EngineCore {
       const entry = this.#requests.get(event.requestId);
       if (!entry) continue;
       const { active, sink } = entry;
-      if (event.type === "tokens") {
-        sink.emit({ type: "tokens", choice: event.choice, ...active.accept(event.choice, event.ids) });
-        continue;
+      if (event.type === "expired") {
+        this.#forget(event.requestId);
+        sink.fail(active.deadlineError());
+      } else if (!active.isFinished(event.choice)) {
+        this.#publishAnswer(event, entry);
       }
-      if (event.type === "finish") sink.emit({ type: "finish", choice: event.choice, reason: event.reason });
-      else sink.fail(active.deadlineError());
-      if (event.type === "expired" || active.finish(event.choice)) this.#requests.delete(event.requestId);
     }
+  }
+
+  #publishAnswer(event: Exclude<SchedulerEvent, { type: "expired" }>, { active, sink }: Entry): void {
+    const { choice } = event;
+    if (event.type === "tokens") {
+      sink.emit({ type: "tokens", choice, ...active.accept(choice, event.ids) });
+      return;
+    }
+    if (active.finish(choice)) this.#forget(event.requestId);
+    sink.emit({ type: "finish", choice, reason: event.reason });
+  }
+
+  /** Nothing more of a request is planned or told. */
+  #forget(id: string): void {
+    this.#options.scheduler.cancel(id);
+    this.#requests.delete(id);
   }
 
   /** The device or the scheduler is broken: nobody can be served any more. */
   #failAll(error: unknown): void {
+    this.#failure = { reason: error };
     this.#flights.length = 0;
     for (const [id, { sink }] of [...this.#requests]) {
-      this.#options.scheduler.cancel(id);
-      this.#requests.delete(id);
+      this.#forget(id);
       sink.fail(error);
     }
   }

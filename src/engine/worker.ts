@@ -63,8 +63,8 @@ async function handle(message: ToEngine): Promise<void> {
     case "submit": {
       const { id } = message.request;
       const fail = (error: unknown) => {
-        // A lost device fails them all, and each is told that it is the engine that is gone.
-        if (engine?.gpu.failure) post({ type: "dead", error: errorMessage(engine.gpu.failure) });
+        // A step that fails fails them all, and each is told that it is the engine that is gone.
+        if (core?.hasFailed) post({ type: "dead", error: errorMessage(engine?.gpu.failure ?? error) });
         else post({ type: "failed", id, error: errorMessage(error) });
       };
       try {
