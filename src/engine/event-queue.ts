@@ -11,11 +11,17 @@ export class EventQueue<T> implements AsyncIterable<T> {
   readonly #options: EventQueueOptions | undefined;
   readonly #items: T[] = [];
   #isFull = false;
+  #takenCount = 0;
   #error: { reason: unknown } | null = null;
   #wake: (() => void) | null = null;
 
   constructor(options?: EventQueueOptions) {
     this.#options = options;
+  }
+
+  /** Items that were read so far. */
+  get takenCount(): number {
+    return this.#takenCount;
   }
 
   push(item: T): void {
@@ -41,6 +47,7 @@ export class EventQueue<T> implements AsyncIterable<T> {
         await new Promise<void>((resolve) => (this.#wake = resolve));
         continue;
       }
+      this.#takenCount++;
       this.#tellDrained();
       yield item;
     }

@@ -51,6 +51,8 @@ type Answer = Extract<FromEngine, { type: "tokens" | "finish" }>;
 interface Entry {
   queue: EventQueue<Answer>;
   promptTokens: number;
+  /** While its reader is slow. */
+  stopTimer?: () => void;
 }
 
 interface ClientParts {
@@ -117,7 +119,7 @@ export class WorkerEngineClient implements EngineClient {
     const admitted = this.#admit(request);
     signal?.throwIfAborted();
     const queue = this.#openQueue(request.id);
-    const onAbort = () => queue.fail(signal?.reason);
+    const onAbort = () => this.#drop(request.id, signal?.reason);
     signal?.addEventListener("abort", onAbort, { once: true });
     this.#entries.set(request.id, { queue, promptTokens: request.promptIds.length });
     this.#post({ type: "submit", request: admitted });
@@ -129,26 +131,49 @@ export class WorkerEngineClient implements EngineClient {
       }
     } finally {
       signal?.removeEventListener("abort", onAbort);
-      this.#entries.delete(request.id);
-      if (finished < (request.sampling.n ?? 1)) this.#post({ type: "cancel", id: request.id });
+      if (finished < (request.sampling.n ?? 1)) this.#drop(request.id, null);
+      else this.#forget(request.id);
     }
   }
 
   /** A queue whose reader, when it falls behind, pauses its request only, and is dropped if it does not come back. */
   #openQueue(id: string): EventQueue<Answer> {
-    let stopTimer: (() => void) | undefined;
-    const queue: EventQueue<Answer> = new EventQueue({
+    return new EventQueue({
       itemsMax: READER_EVENTS_MAX,
       onFull: () => {
         this.#post({ type: "pause", id });
-        stopTimer = this.#startTimer(SLOW_READER_MS_MAX, () => queue.fail(slowReader(id)));
+        this.#watch(id);
       },
       onDrained: () => {
-        stopTimer?.();
+        this.#entries.get(id)?.stopTimer?.();
         this.#post({ type: "resume", id });
       },
     });
-    return queue;
+  }
+
+  /** Drops the request when its reader takes nothing from now on. */
+  #watch(id: string): void {
+    const entry = this.#entries.get(id);
+    if (!entry) return;
+    const { takenCount } = entry.queue;
+    entry.stopTimer = this.#startTimer(SLOW_READER_MS_MAX, () => {
+      if (entry.queue.takenCount > takenCount) this.#watch(id);
+      else this.#drop(id, slowReader(id));
+    });
+  }
+
+  /** Ends a request from this side at once, whether its reader ever comes back or not. */
+  #drop(id: string, reason: unknown): void {
+    const entry = this.#entries.get(id);
+    if (!entry) return;
+    this.#forget(id);
+    this.#post({ type: "cancel", id });
+    entry.queue.fail(reason);
+  }
+
+  #forget(id: string): void {
+    this.#entries.get(id)?.stopTimer?.();
+    this.#entries.delete(id);
   }
 
   /** Kernel times since the start, if the engine was started with `profile`. */
@@ -216,6 +241,7 @@ export class WorkerEngineClient implements EngineClient {
         return;
       case "failed":
         this.#entries.get(message.id)?.queue.fail(restoreError(message.error));
+        this.#forget(message.id);
         return;
       case "dead":
         this.#die(message.error.message);
@@ -234,7 +260,7 @@ export class WorkerEngineClient implements EngineClient {
 
   #die(why: string): void {
     this.#death ??= new EngineDeadError(`Cannot generate: the engine has ended (${why})`);
-    for (const { queue } of this.#entries.values()) queue.fail(this.#death);
+    for (const id of [...this.#entries.keys()]) this.#drop(id, this.#death);
   }
 
   #post(message: ToEngine): void {
