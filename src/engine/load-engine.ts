@@ -187,7 +187,9 @@ async function planBlocks(parts: PlanBlocksOptions): Promise<BlockPlan> {
   // More than every sequence at full length is of no use but to the prefix cache, which gets as much again.
   const concurrencyMax = 2 * limits.sequences;
   const useful = groups.reduce(
-    (sum, group) => sum + group.bytesPerBlock * (group.blocksPerSequence * concurrencyMax + 1),
+    (sum, group) =>
+      sum +
+      group.bytesPerBlock * (Math.max(group.blocksPerSequence * concurrencyMax, options.numBlocks ?? 0) + 1),
     0,
   );
   const capBytes = Math.min(kvBytesMax, Math.ceil(useful / options.memoryUtilization));
