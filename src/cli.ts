@@ -18,7 +18,7 @@ import { generate } from "./commands/generate.ts";
 import { serve } from "./commands/serve.ts";
 import { verifyFolder } from "./commands/verify.ts";
 import { CheckpointError, SetupError } from "./engine/errors.ts";
-import { defaultEngineOptions, type EngineOptions, kvDtypes } from "./engine/load-engine.ts";
+import { defaultEngineOptions, type EngineOptions, kvDtypes, loadFormats } from "./engine/load-engine.ts";
 import { orderings } from "./engine/scheduler/roster.ts";
 import { weightDtypes } from "./engine/weights/loader.ts";
 import { gpuChoices } from "./gpu/device/open-device.ts";
@@ -47,6 +47,7 @@ interface EngineFlags {
   gpu: EngineOptions["gpu"];
   dtype: EngineOptions["dtype"];
   kvCacheDtype: EngineOptions["kvDtype"];
+  loadFormat: EngineOptions["loadFormat"];
   maxModelLen?: number;
   blockSize: number;
   maxNumBatchedTokens?: number;
@@ -63,7 +64,7 @@ interface EngineFlags {
 }
 
 function withEngineFlags(command: Command): Command {
-  const { gpu, dtype, kvDtype, blockSize, memoryUtilization, ordering } = defaultEngineOptions;
+  const { gpu, dtype, kvDtype, loadFormat, blockSize, memoryUtilization, ordering } = defaultEngineOptions;
   return command
     .addOption(
       new Option("--gpu <choice>", "adapter to run on").choices(gpuChoices).default(gpu).env("PRELUDE_GPU"),
@@ -73,6 +74,11 @@ function withEngineFlags(command: Command): Command {
     )
     .addOption(
       new Option("--kv-cache-dtype <dtype>", "format of keys and values").choices(kvDtypes).default(kvDtype),
+    )
+    .addOption(
+      new Option("--load-format <format>", "dummy makes random weights")
+        .choices(loadFormats)
+        .default(loadFormat),
     )
     .option(
       "--max-model-len <tokens>",
@@ -102,6 +108,7 @@ function engineOptions(flags: EngineFlags): EngineOptions {
     gpu: flags.gpu,
     dtype: flags.dtype,
     kvDtype: flags.kvCacheDtype,
+    loadFormat: flags.loadFormat,
     maxModelLen: flags.maxModelLen ?? null,
     blockSize: flags.blockSize,
     maxBatchedTokens: flags.maxNumBatchedTokens ?? null,

@@ -2,6 +2,7 @@
 import { openDevice, type GpuChoice } from "../gpu/device/open-device.ts";
 import type { Gpu } from "../gpu/gpu.ts";
 import { Profiler } from "../gpu/profile.ts";
+import { align } from "../gpu/tensor.ts";
 import { CheckpointError, SetupError } from "./errors.ts";
 import { probeMemory } from "../gpu/memory-probe.ts";
 import { aggregate, type KvPolicy } from "./kv-cache/aggregate.ts";
@@ -15,9 +16,11 @@ import { Runner } from "./runner.ts";
 import type { Ordering } from "./scheduler/roster.ts";
 import type { BatchLimits } from "./step-inputs.ts";
 import { type ModelConfig, readModelConfig } from "./weights/config.ts";
-import { WeightLoader, type WeightDtype } from "./weights/loader.ts";
+import { DummyWeights } from "./weights/dummy.ts";
+import { WeightLoader, type WeightDtype, type WeightSource } from "./weights/loader.ts";
 import { Checkpoint } from "./weights/safetensors.ts";
 
+export const loadFormats = ["safetensors", "dummy"] as const;
 export const kvDtypes = ["auto", "f32", "f16", "bf16"] as const;
 
 /** Plain data: crosses the thread boundary. */
@@ -28,6 +31,8 @@ export interface EngineOptions {
   /** Keeps the device's validation and robust access on. */
   gpuChecks: boolean;
   dtype: WeightDtype;
+  /** `dummy` makes random weights of the geometry in config.json. */
+  loadFormat: (typeof loadFormats)[number];
   /** `auto` is f16 on a GPU and f32 on a software adapter. */
   kvDtype: (typeof kvDtypes)[number];
   /** Most tokens of prompt and answer; null is what the model was made for. */
@@ -61,6 +66,7 @@ export const defaultEngineOptions: Omit<EngineOptions, "modelDir"> = {
   gpu: "auto",
   gpuChecks: false,
   dtype: "auto",
+  loadFormat: "safetensors",
   kvDtype: "auto",
   maxModelLen: null,
   blockSize: 16,
@@ -192,7 +198,7 @@ async function planBlocks(parts: PlanBlocksOptions): Promise<BlockPlan> {
       group.bytesPerBlock * (Math.max(group.blocksPerSequence * concurrencyMax, options.numBlocks ?? 0) + 1),
     0,
   );
-  const capBytes = Math.min(kvBytesMax, Math.ceil(useful / options.memoryUtilization));
+  const capBytes = Math.min(kvBytesMax, align(useful / options.memoryUtilization, 16));
   const grantedBytes = await probeMemory(gpu.device, {
     capBytes,
     stepBytesMin: Math.min(probeStepBytes, capBytes),
@@ -223,23 +229,29 @@ function checkBudget(maxBatchedTokens: number, sequences: number): void {
 const warmUpCounts = [1, 2, 3, 4, 5, 8, 9, 16, 17, 32, 64, 128];
 
 async function loadModel(parts: LoadOptions): Promise<DecoderModel> {
-  const { gpu, config, options, maxModelLen, onProgress } = parts;
+  const { gpu, options } = parts;
+  if (options.loadFormat === "dummy") return modelFrom(parts, new DummyWeights(gpu.device, options.dtype));
   const checkpoint = await Checkpoint.open(options.modelDir);
   try {
-    const loader = new WeightLoader({
-      device: gpu.device,
-      checkpoint,
-      dtype: options.dtype,
-      onProgress: (done, all) => onProgress({ stage: "weights", done, all }),
-    });
-    const { rotaryFrequencies } = options;
-    const builder = new ModelBuilder({ device: gpu.device, loader, config, maxModelLen, rotaryFrequencies });
-    return await buildModel(builder);
-  } catch (error) {
-    if (error instanceof RangeError) throw new CheckpointError(error.message);
-    throw error;
+    const onProgress = (done: number, all: number) => parts.onProgress({ stage: "weights", done, all });
+    const loader = new WeightLoader({ device: gpu.device, checkpoint, dtype: options.dtype, onProgress });
+    return await modelFrom(parts, loader);
   } finally {
     await checkpoint.close();
+  }
+}
+
+async function modelFrom(parts: LoadOptions, loader: WeightSource): Promise<DecoderModel> {
+  const { gpu, config, options, maxModelLen } = parts;
+  const { rotaryFrequencies } = options;
+  try {
+    return await buildModel(
+      new ModelBuilder({ device: gpu.device, loader, config, maxModelLen, rotaryFrequencies }),
+    );
+  } catch (error) {
+    // A tensor over what the device can bind.
+    if (error instanceof RangeError) throw new CheckpointError(error.message);
+    throw error;
   }
 }
 
