@@ -96,13 +96,13 @@ describe("the shapes a checkpoint comes in give the same bits", () => {
 
 describe("prefix", () => {
   test("every attention layer is a prefix layer with a non-causal spec, a slot a pass", () => {
-    const { model, runner } = original;
+    const { model, kvSpecs } = original;
     expect(model.attentions.length).toBe(16);
     expect(model.attentions.map(({ options }) => options.slot)).toEqual(
       Array.from({ length: 16 }, (_, i) => i),
     );
     expect(model.attentions.every((layer) => layer instanceof PrefillPrefixLMAttention)).toBe(true);
-    expect(runner.kvSpecs).toEqual(
+    expect(kvSpecs).toEqual(
       Array.from({ length: 16 }, () => ({
         kind: "full-attention" as const,
         nonCausal: true,
@@ -140,9 +140,7 @@ describe("prefix", () => {
       const { attentions } = plain.model;
       expect(attentions.every((layer) => layer instanceof Attention)).toBe(true);
       expect(attentions.some((layer) => layer instanceof PrefillPrefixLMAttention)).toBe(false);
-      expect(plain.runner.kvSpecs.every((spec) => spec.kind === "full-attention" && !spec.nonCausal)).toBe(
-        true,
-      );
+      expect(plain.kvSpecs.every((spec) => spec.kind === "full-attention" && !spec.nonCausal)).toBe(true);
       expectSameBits(await promptLogits(plain, ids, { prefixLength: 0 }), causal);
       expectSameBits(await promptLogits(plain, ids, whole), causal);
     });
