@@ -42,6 +42,7 @@ describe("hrm-text-tiny", () => {
     expect(prefix.tokenIds).toEqual(answer.output_ids);
     expect(prefix.finish).toEqual({
       type: "finish",
+      choice: 0,
       reason: "stop",
       promptTokens: promptIds.length,
       completionTokens: answer.output_ids.length,
