@@ -2,7 +2,7 @@
 import { mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { afterEach, describe, expect, test } from "bun:test";
+import { afterEach, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { benchServe, type BenchServeOptions } from "../../src/commands/bench-serve.ts";
 import type { Environment } from "../../src/commands/environment.ts";
 import { QueueFullError } from "../../src/engine/errors.ts";
@@ -11,6 +11,9 @@ import { createApp } from "../../src/routes/app.ts";
 import { listen } from "../../src/routes/server.ts";
 import { rejection } from "../support/rejection.ts";
 import { sayThenFinish, sayThenThrow, sayThenWait, ScriptedClient } from "../support/scripted-client.ts";
+
+// Software adapters take their time, and Bun's 5 s apply to each file anew.
+setDefaultTimeout(120_000);
 
 const cleanUps: (() => unknown)[] = [];
 

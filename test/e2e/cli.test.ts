@@ -4,10 +4,13 @@ import { once } from "node:events";
 import { cpSync, existsSync, truncateSync } from "node:fs";
 import { createServer } from "node:net";
 import { join } from "node:path";
-import { afterAll, beforeAll, describe, expect, test } from "bun:test";
+import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { withTempDir } from "../support/checkpoint.ts";
 import { testAdapter, tinyModel } from "../support/served.ts";
 import { project, shared } from "../support/shared.ts";
+
+// Software adapters take their time, and Bun's 5 s apply to each file anew.
+setDefaultTimeout(120_000);
 
 const prompt = "Translate to French: Where is the station?";
 const isDeno = "Deno" in globalThis;

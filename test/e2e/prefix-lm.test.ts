@@ -3,11 +3,14 @@
  * what it was asked to, and with the same weights and a causal mask it does not. A causal model beside it has one side.
  */
 import { readFileSync } from "node:fs";
-import { afterAll, beforeAll, describe, expect, test } from "bun:test";
+import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { InvalidRequestError } from "../../src/engine/errors.ts";
 import type { WorkerEngineClient } from "../../src/engine/worker-client.ts";
 import { generate, greedy, type Served, serveTinyModel, startEngine, tinyModel } from "../support/served.ts";
 import { shared } from "../support/shared.ts";
+
+// Software adapters take their time, and Bun's 5 s apply to each file anew.
+setDefaultTimeout(120_000);
 
 interface TwoSides {
   prompt: string;

@@ -1,8 +1,11 @@
 /** OpenAI's own client, unmodified, against the real engine behind a socket. */
 import { readFileSync } from "node:fs";
-import { afterAll, beforeAll, describe, expect, test } from "bun:test";
+import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import OpenAI from "openai";
 import { type Served, serveTinyModel, tinyModel, tinyName as model } from "../support/served.ts";
+
+// Software adapters take their time, and Bun's 5 s apply to each file anew.
+setDefaultTimeout(120_000);
 
 const { APIUserAbortError, BadRequestError, NotFoundError } = OpenAI;
 

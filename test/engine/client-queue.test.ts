@@ -1,5 +1,5 @@
 /** The client's queue: its limits, readers that do not read, and several answers of one request. */
-import { afterEach, describe, expect, test } from "bun:test";
+import { afterEach, describe, expect, setDefaultTimeout, test } from "bun:test";
 import type { GenerationEvent, GenerationRequest, SamplingParams } from "../../src/engine/client.ts";
 import { EngineDeadError, QueueFullError, SlowReaderError } from "../../src/engine/errors.ts";
 import { defaultEngineOptions } from "../../src/engine/load-engine.ts";
@@ -16,6 +16,9 @@ import { FakeThread, FakeTimers } from "../support/fake-thread.ts";
 import { settled } from "../support/fake-runner.ts";
 import { rejection } from "../support/rejection.ts";
 import { project } from "../support/shared.ts";
+
+// Software adapters take their time, and Bun's 5 s apply to each file anew.
+setDefaultTimeout(120_000);
 
 const modelDir = project("models/hrm-text-tiny");
 const opened: WorkerEngineClient[] = [];

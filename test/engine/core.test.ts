@@ -1,8 +1,11 @@
 /** The step loop over the real scheduler: what it runs when, and what becomes of the ids. */
-import { describe, expect, test } from "bun:test";
+import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { sampledRow } from "../../src/engine/step-plan.ts";
 import { CoreHarness, coreRequest, promptOf } from "../support/core-harness.ts";
 import { settled } from "../support/fake-runner.ts";
+
+// Software adapters take their time, and Bun's 5 s apply to each file anew.
+setDefaultTimeout(120_000);
 
 const one = () => 1;
 

@@ -1,6 +1,6 @@
 import { mkdirSync } from "node:fs";
 import { join } from "node:path";
-import { describe, expect, test } from "bun:test";
+import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { CheckpointError, SetupError } from "../../src/engine/errors.ts";
 import {
   defaultEngineOptions,
@@ -14,6 +14,9 @@ import { type TestTensor, withTempDir } from "../support/checkpoint.ts";
 import { rejection } from "../support/rejection.ts";
 import { shared } from "../support/shared.ts";
 import { withChangedConfig, withChangedTensors } from "../support/test-model.ts";
+
+// Software adapters take their time, and Bun's 5 s apply to each file anew.
+setDefaultTimeout(120_000);
 
 const llama = shared("reference/tiny-llama");
 

@@ -1,5 +1,5 @@
 /** Changes to logits before an id is chosen, on a device. */
-import { describe, expect, test } from "bun:test";
+import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { isEdit, type RowEdits } from "../../src/engine/row-edits.ts";
 import {
   allowedMask,
@@ -11,6 +11,9 @@ import type { RowSampling } from "../../src/engine/step-plan.ts";
 import { greedyRow, mainPlan, rectangle } from "../support/rectangle.ts";
 import { shared } from "../support/shared.ts";
 import { expectSameBits, openTestModel } from "../support/test-model.ts";
+
+// Software adapters take their time, and Bun's 5 s apply to each file anew.
+setDefaultTimeout(120_000);
 
 const { runner } = await openTestModel(shared("reference/tiny-llama"), { sequences: 4 });
 const vocabSize = 320;

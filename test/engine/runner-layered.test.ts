@@ -1,5 +1,5 @@
 /** A prefix that is run some layer passes at a time, beside what else goes on. */
-import { describe, expect, test } from "bun:test";
+import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import type { RowEdits } from "../../src/engine/row-edits.ts";
 import { allowedMask } from "../../src/engine/sampling/penalties.ts";
 import { sampledRow } from "../../src/engine/step-plan.ts";
@@ -7,6 +7,9 @@ import { greedyRow, layeredPlan, mainPlan, rectangle } from "../support/rectangl
 import { rejection } from "../support/rejection.ts";
 import { shared } from "../support/shared.ts";
 import { expectSameBits, openTestModel } from "../support/test-model.ts";
+
+// Software adapters take their time, and Bun's 5 s apply to each file anew.
+setDefaultTimeout(120_000);
 
 const { runner, policy } = await openTestModel(shared("reference/tiny-hrm-text"), { sequences: 4 });
 const { passCount } = runner;

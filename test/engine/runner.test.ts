@@ -1,5 +1,5 @@
 /** What a step's main batch does on a device: rows, references, blocks, groups. */
-import { describe, expect, test } from "bun:test";
+import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import type { RunnablePlan } from "../../src/engine/runner.ts";
 import { type Rectangle, sampledRow } from "../../src/engine/step-plan.ts";
 import { testGpu } from "../support/gpu.ts";
@@ -7,6 +7,9 @@ import { greedyRow, mainPlan, rectangle } from "../support/rectangle.ts";
 import { rejection } from "../support/rejection.ts";
 import { shared } from "../support/shared.ts";
 import { expectSameBits, openTestModel, relativeRms } from "../support/test-model.ts";
+
+// Software adapters take their time, and Bun's 5 s apply to each file anew.
+setDefaultTimeout(120_000);
 
 const gpu = await testGpu();
 const { runner } = await openTestModel(shared("reference/tiny-llama"), { sequences: 4 });

@@ -1,10 +1,13 @@
-import { describe, expect, test } from "bun:test";
+import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { type BatchLimits, StepInputs } from "../../src/engine/step-inputs.ts";
 import { type Rectangle, type RowSampling, sampledRow } from "../../src/engine/step-plan.ts";
 import { ID_FROM_SAMPLED } from "../../src/gpu/kernels/embedding.ts";
 import { testGpu } from "../support/gpu.ts";
 import { readU32 } from "../support/read-tensor.ts";
 import { greedyRow, rectangle } from "../support/rectangle.ts";
+
+// Software adapters take their time, and Bun's 5 s apply to each file anew.
+setDefaultTimeout(120_000);
 
 const gpu = await testGpu();
 const limits: BatchLimits = { tokens: 12, sequences: 3, rows: 5, blocksPerSequence: 4, blockSize: 4 };

@@ -1,7 +1,7 @@
 /** The client over the real engine in its Worker, and over a scripted Worker for what a real one does not do on cue. */
 import { cpSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { afterAll, describe, expect, test } from "bun:test";
+import { afterAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import type { GenerationEvent, GenerationRequest, SamplingParams } from "../../src/engine/client.ts";
 import {
   CheckpointError,
@@ -19,6 +19,9 @@ import { QUEUED_REQUESTS_MAX } from "../../src/limits.ts";
 import { withTempDir } from "../support/checkpoint.ts";
 import { rejection } from "../support/rejection.ts";
 import { project, shared } from "../support/shared.ts";
+
+// Software adapters take their time, and Bun's 5 s apply to each file anew.
+setDefaultTimeout(120_000);
 
 const stories = shared("models/tinystories-656k");
 const tinyHrm = project("models/hrm-text-tiny");

@@ -1,4 +1,4 @@
-import { describe, expect, test } from "bun:test";
+import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import {
   type Adjustment,
   ADJUSTMENT_WORDS,
@@ -23,6 +23,9 @@ import {
   uniforms,
   upload,
 } from "../support/gpu.ts";
+
+// Software adapters take their time, and Bun's 5 s apply to each file anew.
+setDefaultTimeout(120_000);
 
 const gpu = await testGpu();
 // Two roundings and a division (2.5 units in the last place) of numbers of a few times the root mean square.

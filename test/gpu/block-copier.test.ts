@@ -1,10 +1,13 @@
-import { describe, expect, test } from "bun:test";
+import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { BlockCopier } from "../../src/gpu/block-copier.ts";
 import { add } from "../../src/gpu/kernels/add.ts";
 import { ReadbackRing } from "../../src/gpu/readback.ts";
 import { Recorder } from "../../src/gpu/recorder.ts";
 import { createTensor, type Dtype, type Tensor, writeTensor } from "../../src/gpu/tensor.ts";
 import { testGpu } from "../support/gpu.ts";
+
+// Software adapters take their time, and Bun's 5 s apply to each file anew.
+setDefaultTimeout(120_000);
 
 const gpu = await testGpu();
 const [blocks, blockSize, channels] = [5, 4, 8];

@@ -1,7 +1,10 @@
-import { describe, expect, test } from "bun:test";
+import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { FORBIDDEN_LOGIT } from "../../src/gpu/kernels/adjust-logits.ts";
 import { maskLogits, maskWords, NO_MASK } from "../../src/gpu/kernels/mask-logits.ts";
 import { normals, output, runTwice, testGpu, traitVariants, uniforms, upload } from "../support/gpu.ts";
+
+// Software adapters take their time, and Bun's 5 s apply to each file anew.
+setDefaultTimeout(120_000);
 
 const gpu = await testGpu();
 

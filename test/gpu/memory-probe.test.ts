@@ -1,8 +1,11 @@
-import { describe, expect, test } from "bun:test";
+import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { openDevice } from "../../src/gpu/device/open-device.ts";
 import { type ProbedDevice, probeMemory } from "../../src/gpu/memory-probe.ts";
 import { rejection } from "../support/rejection.ts";
 import { testGpu } from "../support/gpu.ts";
+
+// Software adapters take their time, and Bun's 5 s apply to each file anew.
+setDefaultTimeout(120_000);
 
 const gpu = await testGpu();
 const mebibyte = 2 ** 20;

@@ -1,7 +1,10 @@
 /** The simulation is worth something only if it notices what it is there for. */
-import { describe, expect, test } from "bun:test";
+import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { plantedFaults } from "./faults.ts";
 import { type Faults, simulate } from "./simulation.ts";
+
+// Software adapters take their time, and Bun's 5 s apply to each file anew.
+setDefaultTimeout(120_000);
 
 /** A fault that shows in none of so many seeds counts as missed. */
 const seedCount = 60;

@@ -1,6 +1,9 @@
 /** The engine's simulation over many seeds. `SIM_SEED=n` replays one; `bun test/sim/run.ts --seeds n` runs more. */
-import { describe, expect, test } from "bun:test";
+import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { simulate, type SimulationResult } from "./simulation.ts";
+
+// Software adapters take their time, and Bun's 5 s apply to each file anew.
+setDefaultTimeout(120_000);
 
 const replayed = process.env.SIM_SEED;
 const groupSize = 500;

@@ -1,10 +1,13 @@
 /** What a long prompt does to those who are in the middle of an answer, in virtual time: a step takes what it costs. */
-import { describe, expect, test } from "bun:test";
+import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { aggregate } from "../../src/engine/kv-cache/aggregate.ts";
 import { KvManager } from "../../src/engine/kv-cache/kv-manager.ts";
 import type { SchedulerEvent, SchedulerRequest } from "../../src/engine/scheduler/request.ts";
 import { Scheduler } from "../../src/engine/scheduler/scheduler.ts";
 import type { StepPlan } from "../../src/engine/step-plan.ts";
+
+// Software adapters take their time, and Bun's 5 s apply to each file anew.
+setDefaultTimeout(120_000);
 
 const passCount = 32;
 const blockSize = 16;

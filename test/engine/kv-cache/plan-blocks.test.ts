@@ -1,4 +1,4 @@
-import { describe, expect, test } from "bun:test";
+import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import {
   type BlockWishes,
   type GroupDemand,
@@ -6,6 +6,9 @@ import {
 } from "../../../src/engine/kv-cache/plan-blocks.ts";
 import { SetupError } from "../../../src/errors.ts";
 import { uniforms } from "../../support/gpu.ts";
+
+// Software adapters take their time, and Bun's 5 s apply to each file anew.
+setDefaultTimeout(120_000);
 
 const mebibyte = 2 ** 20;
 /** 1 MiB a block, 10 blocks a sequence. */

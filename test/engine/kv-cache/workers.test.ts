@@ -1,8 +1,11 @@
 /** KV specs as the engine gets them: from real threads, by structured clone. */
-import { expect, test } from "bun:test";
+import { expect, setDefaultTimeout, test } from "bun:test";
 import { aggregate, type KvPolicy, type KvWishes } from "../../../src/engine/kv-cache/aggregate.ts";
 import type { KvCacheSpec } from "../../../src/engine/kv-cache/spec.ts";
 import type { LayersMessage } from "./spec-worker.ts";
+
+// Software adapters take their time, and Bun's 5 s apply to each file anew.
+setDefaultTimeout(120_000);
 
 async function reportedBy(layers: LayersMessage): Promise<KvCacheSpec[]> {
   const worker = new Worker(new URL("./spec-worker.ts", import.meta.url), { type: "module" });

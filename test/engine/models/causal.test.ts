@@ -1,4 +1,4 @@
-import { describe, expect, test } from "bun:test";
+import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import type { KvDtype } from "../../../src/engine/kv-cache/spec.ts";
 import { readVerifyCases } from "../../../src/engine/verify/cases.ts";
 import type { TestTensor } from "../../support/checkpoint.ts";
@@ -11,6 +11,9 @@ import {
   type TestModel,
   withChangedTensors,
 } from "../../support/test-model.ts";
+
+// Software adapters take their time, and Bun's 5 s apply to each file anew.
+setDefaultTimeout(120_000);
 
 const qwen3 = shared("reference/tiny-qwen3");
 const [, , longest] = await readVerifyCases(qwen3, false);

@@ -1,6 +1,6 @@
 import { copyFileSync } from "node:fs";
 import { join } from "node:path";
-import { describe, expect, test } from "bun:test";
+import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { CheckpointError } from "../../../src/engine/errors.ts";
 import { Attention } from "../../../src/engine/layers/attention.ts";
 import { PrefillPrefixLMAttention } from "../../../src/engine/layers/prefill-prefix-lm-attention.ts";
@@ -16,6 +16,9 @@ import {
   withChangedConfig,
   withChangedTensors,
 } from "../../support/test-model.ts";
+
+// Software adapters take their time, and Bun's 5 s apply to each file anew.
+setDefaultTimeout(120_000);
 
 const dir = shared("reference/tiny-hrm-text");
 const ids = [301, 282, 183, 196, 29, 114, 276, 50, 154, 273, 155, 289, 124];

@@ -1,7 +1,10 @@
 /** What goes into a step: decodes, cuts of prefills, and ids that are not known yet. */
-import { describe, expect, test } from "bun:test";
+import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { sampledRow } from "../../../src/engine/step-plan.ts";
 import { layeredOf, mainOf, request, setUp } from "./harness.ts";
+
+// Software adapters take their time, and Bun's 5 s apply to each file anew.
+setDefaultTimeout(120_000);
 
 describe("prefill", () => {
   test("a prefix that fits the budget runs whole, and its last token is sampled", () => {
