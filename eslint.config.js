@@ -1,21 +1,17 @@
 import tseslint from "typescript-eslint";
 
-export default tseslint.config(
-  { ignores: ["node_modules"] },
-  ...tseslint.configs.recommendedTypeChecked,
-  {
-    languageOptions: {
-      parserOptions: {
-        projectService: { allowDefaultProject: ["eslint.config.js"] },
-        tsconfigRootDir: import.meta.dirname,
-      },
-    },
-    rules: {
-      "@typescript-eslint/switch-exhaustiveness-check": "error",
-      "@typescript-eslint/restrict-template-expressions": ["error", { allowNumber: true, allowBoolean: true }],
-      "@typescript-eslint/no-unused-vars": ["error", { argsIgnorePattern: "^_" }],
-      "@typescript-eslint/require-await": "off",
-      "@typescript-eslint/consistent-type-imports": "error",
+export default tseslint.config({ ignores: ["node_modules"] }, ...tseslint.configs.recommendedTypeChecked, {
+  languageOptions: {
+    parserOptions: {
+      projectService: { allowDefaultProject: ["eslint.config.js"] },
+      tsconfigRootDir: import.meta.dirname,
     },
   },
-);
+  rules: {
+    "@typescript-eslint/switch-exhaustiveness-check": "error",
+    "@typescript-eslint/restrict-template-expressions": ["error", { allowNumber: true, allowBoolean: true }],
+    "@typescript-eslint/no-unused-vars": ["error", { argsIgnorePattern: "^_" }],
+    "@typescript-eslint/require-await": "off",
+    "@typescript-eslint/consistent-type-imports": "error",
+  },
+});

@@ -5,7 +5,6 @@
  *
  * `--record` appends a line a case to bench/history.ndjson.
  */
-import { execFileSync } from "node:child_process";
 import { appendFileSync } from "node:fs";
 import process from "node:process";
 import { parseArgs } from "node:util";
@@ -14,6 +13,7 @@ import type { Gpu } from "../src/gpu/gpu.ts";
 import { ReadbackRing } from "../src/gpu/readback.ts";
 import { Recorder } from "../src/gpu/recorder.ts";
 import { elementCount } from "../src/gpu/tensor.ts";
+import { commit } from "./commit.ts";
 import type { BuiltCase, KernelCase } from "./kernel-case.ts";
 import { kernelCases } from "./kernel-cases.ts";
 import { copyGigabytesPerSecond, medianMicroseconds } from "./stopwatch.ts";
@@ -142,19 +142,6 @@ function tableRow({ case: name, microseconds, gbPerSecond, tflops, copyShare }: 
 /** Four digits: more would be noise. */
 function round(value: number): number {
   return Number(value.toPrecision(4));
-}
-
-function commit(): string | null {
-  try {
-    const options = {
-      cwd: new URL("..", import.meta.url),
-      encoding: "utf8" as const,
-      stdio: "pipe" as const,
-    };
-    return execFileSync("git", ["rev-parse", "--short", "HEAD"], options).trim();
-  } catch {
-    return null; // not a checkout
-  }
 }
 
 function runtime(): string {

@@ -26,7 +26,12 @@ const stages: Stage[] = [
   { name: "format", part: "static", command: [bin("prettier"), "--check", "--log-level", "warn", "."] },
   { name: "lint", part: "static", command: [bin("eslint"), "."] },
   { name: "types", part: "static", command: [bin("tsc"), "-p", "."] },
-  { name: "tests on Bun", part: "bun", command: [bin("bun"), "test"], count: countBun },
+  {
+    name: "tests on Bun",
+    part: "bun",
+    command: [bin("bun"), "test", "--timeout", "120000"],
+    count: countBun,
+  },
   {
     name: "tests on Deno",
     part: "deno",

@@ -6,23 +6,31 @@
 import { existsSync } from "node:fs";
 import { basename, resolve } from "node:path";
 import process from "node:process";
+import { setTimeout } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
-import { Command, InvalidArgumentError, Option } from "commander";
+import { Command, Option } from "commander";
 import packageJson from "../package.json" with { type: "json" };
+import { addBenchCommands } from "./commands/bench-command.ts";
 import { exit } from "./commands/exit.ts";
-import { generate } from "./commands/generate.ts";
 import type { Environment } from "./commands/environment.ts";
+import { nonNegative, portNumber, positiveInteger, share } from "./commands/flag-values.ts";
+import { generate } from "./commands/generate.ts";
 import { serve } from "./commands/serve.ts";
 import { verifyFolder } from "./commands/verify.ts";
 import { CheckpointError, SetupError } from "./engine/errors.ts";
-import { defaultEngineOptions, type EngineOptions, kvDtypes } from "./engine/load-engine.ts";
+import { defaultEngineOptions, type EngineOptions, kvDtypes, loadFormats } from "./engine/load-engine.ts";
+import { orderings } from "./engine/scheduler/roster.ts";
 import { weightDtypes } from "./engine/weights/loader.ts";
 import { gpuChoices } from "./gpu/device/open-device.ts";
 
 const embeddedModel = fileURLToPath(new URL("../models/hrm-text-tiny", import.meta.url));
 
 const environment: Environment = {
-  clock: () => Date.now(),
+  clock: () => performance.timeOrigin + performance.now(),
+  sleep: (delayMs, signal) =>
+    setTimeout(delayMs, undefined, { signal }).catch((error: unknown) => {
+      if (!signal.aborted) throw error;
+    }),
   newId: () => crypto.randomUUID().replaceAll("-", ""),
   randomSeed: () => crypto.getRandomValues(new BigUint64Array(1))[0],
   write: (text) => process.stdout.write(text),
@@ -39,14 +47,24 @@ interface EngineFlags {
   gpu: EngineOptions["gpu"];
   dtype: EngineOptions["dtype"];
   kvCacheDtype: EngineOptions["kvDtype"];
+  loadFormat: EngineOptions["loadFormat"];
   maxModelLen?: number;
   blockSize: number;
+  maxNumBatchedTokens?: number;
+  maxNumSeqs?: number;
+  numBlocks?: number;
+  gpuMemoryUtilization: number;
+  chunkedPrefill: boolean;
+  prefixCaching: boolean;
+  schedulingPolicy: EngineOptions["ordering"];
+  deterministic?: boolean;
+  trace?: string;
   profile?: boolean;
   gpuChecks?: boolean;
 }
 
 function withEngineFlags(command: Command): Command {
-  const { gpu, dtype, kvDtype, blockSize } = defaultEngineOptions;
+  const { gpu, dtype, kvDtype, loadFormat, blockSize, memoryUtilization, ordering } = defaultEngineOptions;
   return command
     .addOption(
       new Option("--gpu <choice>", "adapter to run on").choices(gpuChoices).default(gpu).env("PRELUDE_GPU"),
@@ -57,12 +75,28 @@ function withEngineFlags(command: Command): Command {
     .addOption(
       new Option("--kv-cache-dtype <dtype>", "format of keys and values").choices(kvDtypes).default(kvDtype),
     )
+    .addOption(
+      new Option("--load-format <format>", "dummy makes random weights")
+        .choices(loadFormats)
+        .default(loadFormat),
+    )
     .option(
       "--max-model-len <tokens>",
       "most tokens of prompt and answer (default: the model's)",
       positiveInteger,
     )
     .option("--block-size <tokens>", "tokens in a KV block", positiveInteger, blockSize)
+    .option("--max-num-batched-tokens <tokens>", "work of a step (default: by adapter)", positiveInteger)
+    .option("--max-num-seqs <count>", "sequences that run at once (default: by adapter)", positiveInteger)
+    .option("--num-blocks <count>", "KV blocks (default: what the device grants)", positiveInteger)
+    .option("--gpu-memory-utilization <share>", "of the free memory, for KV blocks", share, memoryUtilization)
+    .option("--no-chunked-prefill", "never cut a prompt along its tokens")
+    .option("--no-prefix-caching", "compute every prompt anew")
+    .addOption(
+      new Option("--scheduling-policy <policy>", "who goes first").choices(orderings).default(ordering),
+    )
+    .option("--deterministic", "the same bits whatever else runs (slower)")
+    .option("--trace <file>", "write a timeline of the engine's steps, in Chrome's trace format")
     .option("--profile", "time every kernel on the GPU and print the totals at the end")
     .option("--gpu-checks", "keep the GPU's validation and bounds checks on (slower)");
 }
@@ -74,8 +108,18 @@ function engineOptions(flags: EngineFlags): EngineOptions {
     gpu: flags.gpu,
     dtype: flags.dtype,
     kvDtype: flags.kvCacheDtype,
+    loadFormat: flags.loadFormat,
     maxModelLen: flags.maxModelLen ?? null,
     blockSize: flags.blockSize,
+    maxBatchedTokens: flags.maxNumBatchedTokens ?? null,
+    maxSequences: flags.maxNumSeqs ?? null,
+    numBlocks: flags.numBlocks ?? null,
+    memoryUtilization: flags.gpuMemoryUtilization,
+    chunkedPrefill: flags.chunkedPrefill,
+    prefixCaching: flags.prefixCaching,
+    ordering: flags.schedulingPolicy,
+    deterministic: flags.deterministic ?? false,
+    traceFile: flags.trace === undefined ? null : resolve(flags.trace),
     profile: flags.profile ?? false,
     gpuChecks: flags.gpuChecks ?? false,
   };
@@ -90,27 +134,6 @@ function modelFolder(path: string): string {
 
 function modelName(flags: EngineFlags, name?: string): string {
   return name ?? basename(resolve(flags.model));
-}
-
-function positiveInteger(text: string): number {
-  const value = Number(text);
-  if (!Number.isSafeInteger(value) || value < 1)
-    throw new InvalidArgumentError("expected a whole number from 1 on.");
-  return value;
-}
-
-function portNumber(text: string): number {
-  const value = Number(text);
-  if (!Number.isInteger(value) || value < 0 || value > 65535 || text.trim() === "") {
-    throw new InvalidArgumentError("expected a port from 0 (any free one) to 65535.");
-  }
-  return value;
-}
-
-function nonNegative(text: string): number {
-  const value = Number(text);
-  if (!(value >= 0) || text.trim() === "") throw new InvalidArgumentError("expected a number from 0 on.");
-  return value;
 }
 
 function program(): Command {
@@ -175,6 +198,8 @@ function program(): Command {
         process.exitCode = passed ? 0 : 1;
       },
     );
+
+  addBenchCommands(root, environment, (code) => (process.exitCode = code));
   return root;
 }
 

@@ -16,6 +16,18 @@ export const STOP_STRINGS_MAX = 16;
 export const STOP_STRING_CHARS_MAX = 1024;
 /** Above this a distribution is uniform for every practical purpose. */
 export const TEMPERATURE_MAX = 100;
+/** Largest repetition penalty, and its inverse the smallest: f32 logits keep their order through either. */
+export const REPETITION_PENALTY_MAX = 100;
+export const STOP_TOKEN_IDS_MAX = 1024;
+/** Holds the largest vocabularies twice. */
+export const ALLOWED_TOKEN_IDS_MAX = 512 * 1024;
+export const LOGIT_BIAS_ENTRIES_MAX = 1024;
+export const BAD_WORDS_MAX = 128;
+/** Each word is tokenized twice before its request is queued. */
+export const BAD_WORD_CHARS_MAX = 256;
+/** Most likely tokens that are listed for each token of an answer; OpenAI's own limit. */
+export const TOP_LOGPROBS_MAX = 20;
+export const CACHE_SALT_CHARS_MAX = 1024;
 /** Longest `x-request-id` that is echoed; a longer one is replaced. */
 export const REQUEST_ID_CHARS_MAX = 128;
 
@@ -33,12 +45,32 @@ assert(
   MESSAGES_MAX * '{"role":"user","content":"?"},'.length < REQUEST_BODY_BYTES_MAX,
   "messages fit a request",
 );
+assert(ALLOWED_TOKEN_IDS_MAX * "524287,".length < REQUEST_BODY_BYTES_MAX, "a vocabulary fits a request");
+assert(STOP_TOKEN_IDS_MAX < ALLOWED_TOKEN_IDS_MAX, "an answer can have tokens that do not end it");
+assert(
+  LOGIT_BIAS_ENTRIES_MAX * '"524287":-99.99999999999999,'.length < REQUEST_BODY_BYTES_MAX,
+  "biases fit a request",
+);
+assert(BAD_WORDS_MAX * BAD_WORD_CHARS_MAX < REQUEST_BODY_BYTES_MAX, "bad words fit a request");
 assert(JSON_DEPTH_MAX > 5, "messages with content parts fit the JSON depth");
 assert(PING_INTERVAL_MS < 10_000, "pings come before Bun's own idle timeout of 10 s");
 
 // Engine
 
-/** Requests that may wait for the engine; one more is refused. */
-export const QUEUED_REQUESTS_MAX = 256;
+/** Requests under way, waiting ones included; one more is refused. */
+export const QUEUED_REQUESTS_MAX = 1024;
+/** Prompt tokens of these together; a lone request may have more. */
+export const QUEUED_TOKENS_MAX = 4 * 1024 * 1024;
 /** `Retry-After` when the queue is full. */
 export const QUEUE_RETRY_SECONDS = 1;
+
+// Tools
+
+/** A timeline (`--trace`) ends at this size: some hundred thousand steps, and what a viewer can load. */
+export const TRACE_FILE_BYTES_MAX = 512 * 1024 * 1024;
+/** Events of an answer that wait for its reader before its request is paused. */
+export const READER_EVENTS_MAX = 256;
+/** A reader that takes nothing for so long while its request is paused is dropped. */
+export const SLOW_READER_MS_MAX = 60_000;
+/** After so many steps that decodes filled, a waiting prefill gets its share anyway. */
+export const STARVATION_STEPS_MAX = 16;

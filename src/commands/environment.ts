@@ -1,7 +1,9 @@
 /** What a command is given of the world, so that it can be run in a test. */
 export interface Environment {
-  /** Milliseconds since the epoch. */
+  /** Milliseconds since the epoch, with fractions; it never goes back. */
   clock: () => number;
+  /** Resolves after the delay, or as soon as the signal is aborted. */
+  sleep: (delayMs: number, signal: AbortSignal) => Promise<void>;
   newId: () => string;
   /** 64 random bits. */
   randomSeed: () => bigint;

@@ -96,13 +96,13 @@ function engineFor(engine: EngineOptions, cases: readonly VerifyCase[]): EngineO
     ...engine,
     maxModelLen: engine.maxModelLen ?? longest,
     maxSequences: sequencesMax,
-    maxStepTokens: Math.max(longestPrompt, stepTokensMax),
+    maxBatchedTokens: Math.max(longestPrompt, stepTokensMax),
     maxRows: Math.max(longestPrompt, sequencesMax),
   };
 }
 
-function toleranceFor({ dtype }: EngineOptions, { runner }: LoadedEngine): Tolerance {
-  const formats: string[] = [dtype, ...runner.kvSpecs.map((spec) => spec.dtype)];
+function toleranceFor({ dtype }: EngineOptions, { kvSpecs }: LoadedEngine): Tolerance {
+  const formats: string[] = [dtype, ...kvSpecs.map((spec) => spec.dtype)];
   if (formats.includes("bf16")) return brain;
   return formats.includes("f16") ? half : exact;
 }
@@ -114,14 +114,14 @@ interface RunCasesOptions {
 }
 
 async function runCases(
-  { runner, config }: LoadedEngine,
+  { runner, config, blocks, policy }: LoadedEngine,
   { cases, tolerance, environment }: RunCasesOptions,
 ) {
-  const { blocksPerSequence, sequences } = runner.limits;
   let done = 0;
   return verify(cases, {
     runner,
-    blockCount: blocksPerSequence * sequences,
+    blockCount: Math.min(...blocks.blockCounts),
+    groupCount: policy.groups.length,
     vocabSize: config.vocabSize,
     tolerance,
     onResult: () => {

@@ -5,6 +5,9 @@
  * tested against a scripted client and the engine may live in another thread.
  */
 
+import type { Logprobs } from "./sampling/logprobs.ts";
+import type { PenaltyParams } from "./sampling/penalties.ts";
+
 /** How the next token is chosen. Every field is set: defaults are the business of whoever builds the request. */
 export interface SamplingParams {
   /** Most tokens to generate, at least 1. */
@@ -21,6 +24,20 @@ export interface SamplingParams {
   seed: bigint;
   /** Generation ends before the first of these strings, which is not part of the text. */
   stop: readonly string[];
+  /** Answers to generate from the one prompt; 1 by default. Answer i draws from seed + i. */
+  n?: number;
+  /** An answer does not end before it has this many tokens. */
+  minTokens?: number;
+  /** The model's own end does not end an answer. */
+  ignoreEos?: boolean;
+  /** Further ids that end an answer. */
+  stopTokenIds?: readonly number[];
+  /** The only ids that may be chosen. */
+  allowedTokenIds?: readonly number[];
+  /** What changes logits before an id is chosen; the semantics are vLLM's. */
+  penalties?: Partial<Omit<PenaltyParams, "minTokens" | "stopIds">>;
+  /** Log-probabilities of each chosen id and of this many of the most likely ones, before any penalty or filter. */
+  logprobs?: number;
 }
 
 /** One prompt to continue. Ids must lie in the model's vocabulary and leave room for at least one token. */
@@ -33,15 +50,31 @@ export interface GenerationRequest {
    */
   prefixLength?: number;
   sampling: SamplingParams;
+  /** Smaller goes first, where the engine orders by priority; 0 by default. */
+  priority?: number;
+  /** Requests with different salts share no cached prefix. */
+  cacheSalt?: string;
+  /** When the request fails unless it has finished, in milliseconds since the epoch. */
+  deadlineMs?: number;
 }
+
+/** Log-probability of an id that was chosen, and the most likely ids in order. */
+export type TokenLogprobs = Logprobs;
 
 export type FinishReason = "stop" | "length";
 
-/** What a generation yields, in order: any number of `text`, then exactly one `finish`. */
+/** What a generation yields: of each answer (`choice`), any number of `text`, then exactly one `finish`. */
 export type GenerationEvent =
   /** Text that is final: whole characters, never part of a stop string. `tokenIds` are the tokens accepted so far since the last event. */
-  | { type: "text"; text: string; tokenIds: readonly number[] }
-  | { type: "finish"; reason: FinishReason; promptTokens: number; completionTokens: number };
+  | {
+      type: "text";
+      choice: number;
+      text: string;
+      tokenIds: readonly number[];
+      /** Of each id, if the request asked for them. */
+      logprobs?: readonly TokenLogprobs[];
+    }
+  | { type: "finish"; choice: number; reason: FinishReason; promptTokens: number; completionTokens: number };
 
 /** What the service tells about its model. */
 export interface ModelCard {
@@ -51,6 +84,8 @@ export interface ModelCard {
   created: number;
   /** Most tokens of prompt and answer together. */
   maxModelLen: number;
+  /** Most answers of one request. */
+  maxChoices: number;
   vocabSize: number;
   /** True when the prompt is read in both directions. */
   isPrefixLm: boolean;

@@ -1,156 +1,260 @@
 /**
- * The step loop: takes requests one after the other and runs their prefill and decode steps.
+ * The step loop: schedule, run, publish.
  *
- * A decode step is submitted before the ids of the step before have been read: ids go from sampling to embedding on
- * the GPU, and JavaScript reads one step behind, so the GPU does not wait. A step too many at the end of an answer
- * is the price, and its id is dropped. Knows ids only; text is the client's business.
+ * A step is submitted before the ids of the one before it have been read: ids go from sampling to embedding on the
+ * device, and JavaScript reads one step behind, so the device does not wait. A request whose next choice depends on
+ * its last id is planned every other step. Knows ids only; text is the client's business.
  */
 import { setImmediate } from "node:timers/promises";
 import type { GenerationRequest } from "./client.ts";
-import { BlockPool } from "./kv-cache/block-pool.ts";
-import type { Runner, StepResult } from "./runner.ts";
-import { type RowSampling, sampledRow, type SequenceStep } from "./step-plan.ts";
+import type { KvManager } from "./kv-cache/kv-manager.ts";
+import { ActiveRequest, type AnswerTokens } from "./active-request.ts";
+import type { Runner, StepResult, Wanted } from "./runner.ts";
+import type { Scheduler, SchedulerStats } from "./scheduler/scheduler.ts";
+import type { SchedulerEvent } from "./scheduler/request.ts";
+import type { RowEdits } from "./row-edits.ts";
+import type { Rectangle, StepPlan } from "./step-plan.ts";
+import type { TraceStep } from "./trace-events.ts";
+import { traceRectangles } from "./trace-plan.ts";
 
 export interface CoreOptions {
-  runner: Pick<Runner, "run" | "limits">;
-  blockCount: number;
-  /** A prompt may not be cut along tokens. */
-  isPrefixLm: boolean;
+  runner: Pick<Runner, "run" | "passCount">;
+  scheduler: Pick<Scheduler, "add" | "cancel" | "pause" | "resume" | "schedule" | "onSampled" | "stats">;
+  kv: Pick<KvManager, "stats">;
+  /** Milliseconds. */
+  clock: () => number;
+  vocabSize: number;
   /** Ids that end an answer; the id itself is reported. */
   eosTokenIds: readonly number[];
+  trace?: { step(step: TraceStep): void };
 }
 
-export type CoreEvent = { type: "tokens"; ids: number[] } | { type: "finish"; reason: "stop" | "length" };
+export type CoreEvent =
+  | ({ type: "tokens"; choice: number } & AnswerTokens)
+  | { type: "finish"; choice: number; reason: "stop" | "length" };
+
+/** Called with what becomes of a request, until all its answers have finished or it has failed. */
+export interface RequestSink {
+  emit(event: CoreEvent): void;
+  fail(error: unknown): void;
+}
 
 interface Entry {
-  request: GenerationRequest;
-  emit: (event: CoreEvent) => void;
-  fail: (error: unknown) => void;
-  isCancelled: boolean;
+  active: ActiveRequest;
+  sink: RequestSink;
 }
+
+interface SampledRow {
+  request: ActiveRequest;
+  choice: number;
+  /** Ids generated before. */
+  step: number;
+}
+
+/** A step that has been submitted and not read. */
+interface Flight {
+  plan: StepPlan;
+  result: StepResult;
+  /** Requests of its sampled rows, in order. */
+  rows: SampledRow[];
+  hasLogits: boolean;
+  submitMs: number;
+  counters: TraceStep["counters"] | null;
+}
+
+/** Steps on the device while another is planned. */
+const flightsMax = 2;
 
 export class EngineCore {
   readonly #options: CoreOptions;
-  readonly #pool: BlockPool;
-  readonly #waiting: Entry[] = [];
-  readonly #entries = new Map<string, Entry>();
+  readonly #requests = new Map<string, Entry>();
+  readonly #flights: Flight[] = [];
   #isRunning = false;
-  /** The latest run over the waiting requests. */
+  #isClosing = false;
+  #failure: { reason: unknown } | null = null;
+  /** The loop's current run. */
   #run = Promise.resolve();
 
   constructor(options: CoreOptions) {
     this.#options = options;
-    this.#pool = new BlockPool(options.blockCount);
   }
 
-  /** Queues a request. `emit` gets its events, ending with `finish`, unless it is cancelled or `fail` is called. */
-  submit(request: GenerationRequest, emit: Entry["emit"], fail: Entry["fail"]): void {
-    const entry = { request, emit, fail, isCancelled: false };
-    this.#entries.set(request.id, entry);
-    this.#waiting.push(entry);
-    if (!this.#isRunning) this.#run = this.#runAll();
+  /**
+   * True once a step has failed. Nothing runs after that: what is cached counts on the KV writes of all steps planned,
+   * and those that were not run would be wrong answers later.
+   */
+  get hasFailed(): boolean {
+    return this.#failure !== null;
   }
 
-  /** Ends a request at the next step; nothing more is emitted for it. Unknown ids are ignored. */
-  cancel(id: string): void {
-    const entry = this.#entries.get(id);
-    if (entry) entry.isCancelled = true;
+  /** Queues a request. Throws what the scheduler throws for one that can never be served, or why the core has failed. */
+  submit(request: GenerationRequest, sink: RequestSink): void {
+    if (this.#failure) throw this.#failure.reason;
+    const { scheduler, eosTokenIds, vocabSize } = this.#options;
+    const active = new ActiveRequest(request, { eosTokenIds, vocabSize });
+    scheduler.add(active.forScheduler());
+    this.#requests.set(request.id, { active, sink });
+    this.#wake();
+  }
+
+  /** Ends a request or one of its answers at whatever stage it is; nothing more is emitted. Unknown ids are ignored. */
+  cancel(id: string, choice?: number): void {
+    this.#options.scheduler.cancel(id, choice);
+    const entry = this.#requests.get(id);
+    if (!entry) return;
+    if (choice === undefined || entry.active.finish(choice)) this.#forget(id);
+    this.#wake();
+  }
+
+  /** Stops and goes on with planning a request whose reader is slow. */
+  pause(id: string): void {
+    this.#options.scheduler.pause(id);
+  }
+
+  resume(id: string): void {
+    this.#options.scheduler.resume(id);
+    this.#wake();
+  }
+
+  stats(): SchedulerStats {
+    return this.#options.scheduler.stats();
   }
 
   /** Ends all requests, without a word to them, and resolves when no step is under way any more. */
   async close(): Promise<void> {
-    for (const entry of this.#entries.values()) entry.isCancelled = true;
+    this.#isClosing = true;
+    for (const id of [...this.#requests.keys()]) this.cancel(id);
     await this.#run;
   }
 
-  async #runAll(): Promise<void> {
+  #wake(): void {
+    if (this.#isRunning || this.#failure) return;
     this.#isRunning = true;
-    for (let entry = this.#waiting.shift(); entry; entry = this.#waiting.shift()) {
-      try {
-        await this.#generate(entry);
-      } catch (error) {
-        entry.fail(error);
-      } finally {
-        this.#entries.delete(entry.request.id);
+    this.#run = this.#loop();
+  }
+
+  async #loop(): Promise<void> {
+    try {
+      while (this.#step() || this.#flights.length > 0) {
+        if (this.#flights.length >= flightsMax || !this.#hasPlanned) await this.#land();
+        // Messages (a cancellation, a new request) come in between steps.
+        else await setImmediate();
       }
+    } catch (error) {
+      this.#failAll(error);
     }
+    // Not a turn later: who submits in between would wait for ever.
     this.#isRunning = false;
   }
 
-  async #generate(entry: Entry): Promise<void> {
-    if (entry.isCancelled) return;
-    const { promptIds, sampling } = entry.request;
-    const blocks = this.#pool.allocate(this.#blocksFor(promptIds.length + sampling.maxTokens));
-    if (!blocks)
-      throw new Error(`Cannot run request ${entry.request.id}: its KV blocks are more than there are`);
-    try {
-      const first = await this.#prefill(entry, blocks);
-      if (first) await this.#decode(entry, blocks, first);
-    } finally {
-      this.#pool.release(blocks);
+  #hasPlanned = false;
+
+  /** Plans and submits a step; false if there is nothing to do now. */
+  #step(): boolean {
+    const { scheduler, clock } = this.#options;
+    const { plan, events } = this.#isClosing ? { plan: null, events: [] } : scheduler.schedule(clock());
+    this.#publish(events);
+    this.#hasPlanned = plan !== null;
+    if (plan) this.#flights.push(this.#launch(plan));
+    return plan !== null;
+  }
+
+  #launch(plan: StepPlan): Flight {
+    const { runner, clock, trace } = this.#options;
+    const rows = {
+      main: this.#rowsOf(plan.main),
+      layered: this.#rowsOf(lastLayered(plan, runner.passCount)),
+    };
+    const all = [...rows.main, ...rows.layered];
+    const hasLogits = all.some(({ request }) => request.wantsLogprobs);
+    const edits = { main: rows.main.map(editsOf), layered: rows.layered.map(editsOf) };
+    const counters = trace ? this.#counters() : null;
+    const submitMs = clock();
+    const wanted: Wanted[] = hasLogits ? ["sampled", "logits"] : ["sampled"];
+    const result = runner.run({ ...plan, edits }, ...wanted);
+    return { plan, result, rows: all, hasLogits, submitMs, counters };
+  }
+
+  /** A row for each id that the rectangles sample. */
+  #rowsOf(rectangles: readonly Rectangle[]): SampledRow[] {
+    return rectangles.flatMap(({ requestId, choice, logits, sampling }) => {
+      if (logits === "none") return [];
+      const request = this.#requests.get(requestId)?.active;
+      if (!request) throw new Error(`Cannot run request ${requestId}: it has ended`);
+      return sampling.map(({ step }, index) => ({ request, choice: choice + index, step }));
+    });
+  }
+
+  /** Waits for the oldest step and hands its ids on. */
+  async #land(): Promise<void> {
+    const flight = this.#flights.shift();
+    if (!flight) return;
+    const { plan, result, rows, hasLogits } = flight;
+    const [ids, logits] = await Promise.all([result.sampled(), hasLogits ? result.logits() : null]);
+    this.#trace(flight);
+    if (logits)
+      rows.forEach(({ request, choice }, row) => request.keepLogprobs(choice, { ids, logits, row }));
+    this.#publish(this.#options.scheduler.onSampled(plan.id, ids));
+  }
+
+  #publish(events: readonly SchedulerEvent[]): void {
+    for (const event of events) {
+      const entry = this.#requests.get(event.requestId);
+      if (!entry) continue;
+      const { active, sink } = entry;
+      if (event.type === "expired") {
+        this.#forget(event.requestId);
+        sink.fail(active.deadlineError());
+      } else if (!active.isFinished(event.choice)) {
+        this.#publishAnswer(event, entry);
+      }
     }
   }
 
-  #blocksFor(tokens: number): number {
-    return Math.ceil(tokens / this.#options.runner.limits.blockSize);
-  }
-
-  /** Runs the prompt; returns the step that samples the first token, or null if the request was cancelled. */
-  async #prefill(entry: Entry, blocks: readonly number[]): Promise<StepResult | null> {
-    const { runner } = this.#options;
-    const { promptIds } = entry.request;
-    const prefixLength = this.#prefixLength(entry.request);
-    // Keys and values of a whole bidirectional prefix must be there before any of its queries runs.
-    const firstChunk = Math.max(prefixLength, Math.min(promptIds.length, runner.limits.tokens));
-    let result: StepResult | null = null;
-    for (let start = 0; start < promptIds.length && !entry.isCancelled;) {
-      const end = Math.min(promptIds.length, start === 0 ? firstChunk : start + runner.limits.tokens);
-      const isLast = end === promptIds.length;
-      const chunk = { tokenIds: promptIds.slice(start, end), start, prefixLength, blocks };
-      result = isLast
-        ? this.#sampleStep(entry.request, chunk, 0)
-        : runner.run([{ ...chunk, logits: "none" }]);
-      start = end;
-      // Lets a cancellation in between chunks: it comes as a message, which a resolved promise would not wait for.
-      if (!isLast) await setImmediate();
+  #publishAnswer(event: Exclude<SchedulerEvent, { type: "expired" }>, { active, sink }: Entry): void {
+    const { choice } = event;
+    if (event.type === "tokens") {
+      sink.emit({ type: "tokens", choice, ...active.accept(choice, event.ids) });
+      return;
     }
-    return entry.isCancelled ? null : result;
+    if (active.finish(choice)) this.#forget(event.requestId);
+    sink.emit({ type: "finish", choice, reason: event.reason });
   }
 
-  #prefixLength({ prefixLength, promptIds }: GenerationRequest): number {
-    return this.#options.isPrefixLm ? (prefixLength ?? promptIds.length) : 0;
+  /** Nothing more of a request is planned or told. */
+  #forget(id: string): void {
+    this.#options.scheduler.cancel(id);
+    this.#requests.delete(id);
   }
 
-  async #decode(entry: Entry, blocks: readonly number[], first: StepResult): Promise<void> {
-    const { request } = entry;
-    const { maxTokens } = request.sampling;
-    const prefixLength = this.#prefixLength(request);
-    let pending = first;
-    for (let generated = 1; !entry.isCancelled; generated++) {
-      const isLast = generated === maxTokens;
-      const start = request.promptIds.length + generated - 1;
-      const next = isLast
-        ? null
-        : this.#sampleStep(request, { tokenIds: [sampledRow(0)], start, prefixLength, blocks }, generated);
-      const [id] = await pending.sampled();
-      const isEnd = this.#options.eosTokenIds.includes(id);
-      emit(entry, { type: "tokens", ids: [id] });
-      if (isEnd || isLast) emit(entry, { type: "finish", reason: isEnd ? "stop" : "length" });
-      if (!next) return;
-      pending = next;
-      if (isEnd) break;
+  /** The device or the scheduler is broken: nobody can be served any more. */
+  #failAll(error: unknown): void {
+    this.#failure = { reason: error };
+    this.#flights.length = 0;
+    for (const [id, { sink }] of [...this.#requests]) {
+      this.#forget(id);
+      sink.fail(error);
     }
-    // The step that was submitted ahead: its KV blocks are in use until it is done, and its result must be read once.
-    await pending.sampled();
   }
 
-  #sampleStep(request: GenerationRequest, part: Omit<SequenceStep, "logits">, step: number): StepResult {
-    const { temperature, topK, topP, minP, seed } = request.sampling;
-    const sampling: RowSampling = { temperature, topK, topP, minP, seed, step };
-    return this.#options.runner.run([{ ...part, logits: "last", sampling }], "sampled");
+  #counters(): TraceStep["counters"] {
+    const { running, waiting } = this.#options.scheduler.stats();
+    return { running, waiting, kvBlocks: this.#options.kv.stats().groups };
+  }
+
+  #trace({ plan, submitMs, counters }: Flight): void {
+    const { trace, clock, runner } = this.#options;
+    if (!trace || !counters) return;
+    const rectangles = traceRectangles(plan, runner.passCount);
+    trace.step({ index: plan.id, submitMs, doneMs: clock(), rectangles, counters });
   }
 }
 
-function emit(entry: Entry, event: CoreEvent): void {
-  if (!entry.isCancelled) entry.emit(event);
+/** The layered rectangle, if this step takes it to the end, where its rows are sampled. */
+function lastLayered({ layered }: StepPlan, passCount: number): Rectangle[] {
+  return layered && layered.to === passCount ? [layered.rectangle] : [];
+}
+
+function editsOf({ request, choice, step }: SampledRow): RowEdits {
+  return request.edits(choice, step);
 }

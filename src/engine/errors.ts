@@ -28,6 +28,16 @@ export class QueueFullError extends Error {
   }
 }
 
+/** The request has not finished by its deadline. */
+export class DeadlineError extends Error {
+  override name = "DeadlineError";
+}
+
+/** The client does not read its answer; what it holds is given to others. */
+export class SlowReaderError extends Error {
+  override name = "SlowReaderError";
+}
+
 /** The engine thread or its device is gone; nothing more can be generated. */
 export class EngineDeadError extends Error {
   override name = "EngineDeadError";

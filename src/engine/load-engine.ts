@@ -2,17 +2,25 @@
 import { openDevice, type GpuChoice } from "../gpu/device/open-device.ts";
 import type { Gpu } from "../gpu/gpu.ts";
 import { Profiler } from "../gpu/profile.ts";
+import { align } from "../gpu/tensor.ts";
 import { CheckpointError, SetupError } from "./errors.ts";
-import type { KvDtype } from "./kv-cache/spec.ts";
+import { probeMemory } from "../gpu/memory-probe.ts";
+import { aggregate, type KvPolicy } from "./kv-cache/aggregate.ts";
+import { type BlockPlan, planKvBlocks } from "./kv-cache/plan-blocks.ts";
+import { bytesPerBlock, type KvCacheSpec } from "./kv-cache/spec.ts";
 import type { FrequencyDtype } from "./layers/rotary.ts";
 import { ModelBuilder } from "./models/builder.ts";
 import type { DecoderModel } from "./models/model.ts";
 import { buildModel } from "./models/registry.ts";
 import { Runner } from "./runner.ts";
+import type { Ordering } from "./scheduler/roster.ts";
+import type { BatchLimits } from "./step-inputs.ts";
 import { type ModelConfig, readModelConfig } from "./weights/config.ts";
-import { WeightLoader, type WeightDtype } from "./weights/loader.ts";
+import { DummyWeights } from "./weights/dummy.ts";
+import { WeightLoader, type WeightDtype, type WeightSource } from "./weights/loader.ts";
 import { Checkpoint } from "./weights/safetensors.ts";
 
+export const loadFormats = ["safetensors", "dummy"] as const;
 export const kvDtypes = ["auto", "f32", "f16", "bf16"] as const;
 
 /** Plain data: crosses the thread boundary. */
@@ -23,18 +31,32 @@ export interface EngineOptions {
   /** Keeps the device's validation and robust access on. */
   gpuChecks: boolean;
   dtype: WeightDtype;
+  /** `dummy` makes random weights of the geometry in config.json. */
+  loadFormat: (typeof loadFormats)[number];
   /** `auto` is f16 on a GPU and f32 on a software adapter. */
   kvDtype: (typeof kvDtypes)[number];
   /** Most tokens of prompt and answer; null is what the model was made for. */
   maxModelLen: number | null;
   /** Tokens in a KV block. */
   blockSize: number;
-  /** Sequences that may be in a step together. */
-  maxSequences: number;
-  /** Tokens of one step; null: a whole prompt for a Prefix LM, 2048 for a causal model. */
-  maxStepTokens: number | null;
-  /** Rows of logits in a step. */
-  maxRows: number;
+  /** Work of a step in tokens through all passes; null is 2048 on a GPU and 256 on a software adapter. */
+  maxBatchedTokens: number | null;
+  /** Sequences that run at once; null is 64 on a GPU and 16 on a software adapter. */
+  maxSequences: number | null;
+  /** Rows of logits in a step; null is one a sequence. */
+  maxRows: number | null;
+  /** KV blocks (of the largest group of layers); null takes what the device grants. */
+  numBlocks: number | null;
+  /** Share of the device's free memory that KV may take. */
+  memoryUtilization: number;
+  /** Cut prompts along tokens where the model allows it; otherwise they are cut along layers. */
+  chunkedPrefill: boolean;
+  prefixCaching: boolean;
+  ordering: Ordering;
+  /** Only kernels whose result for a token does not depend on the batch. */
+  deterministic: boolean;
+  /** File for the timeline of steps, or null. */
+  traceFile: string | null;
   profile: boolean;
   /** f32, but for comparing with references that were made otherwise. */
   rotaryFrequencies: FrequencyDtype;
@@ -44,12 +66,20 @@ export const defaultEngineOptions: Omit<EngineOptions, "modelDir"> = {
   gpu: "auto",
   gpuChecks: false,
   dtype: "auto",
+  loadFormat: "safetensors",
   kvDtype: "auto",
   maxModelLen: null,
   blockSize: 16,
-  maxSequences: 1,
-  maxStepTokens: null,
-  maxRows: 1,
+  maxBatchedTokens: null,
+  maxSequences: null,
+  maxRows: null,
+  numBlocks: null,
+  memoryUtilization: 0.9,
+  chunkedPrefill: true,
+  prefixCaching: true,
+  ordering: "fcfs",
+  deterministic: false,
+  traceFile: null,
   profile: false,
   rotaryFrequencies: "f32",
 };
@@ -59,12 +89,15 @@ export interface LoadedEngine {
   config: ModelConfig;
   model: DecoderModel;
   runner: Runner;
+  policy: KvPolicy;
+  kvSpecs: readonly KvCacheSpec[];
+  blocks: BlockPlan;
+  maxBatchedTokens: number;
   maxModelLen: number;
-  isPrefixLm: boolean;
   profiler: Profiler | undefined;
 }
 
-export type LoadStage = "device" | "weights" | "kernels";
+export type LoadStage = "device" | "weights" | "memory" | "kernels";
 export type OnLoadProgress = (progress: {
   stage: LoadStage;
   done: number;
@@ -72,7 +105,12 @@ export type OnLoadProgress = (progress: {
   note?: string;
 }) => void;
 
-const causalStepTokens = 2048;
+/** What is chosen by the kind of adapter where the user leaves it open. */
+const defaults = {
+  gpu: { maxBatchedTokens: 2048, maxSequences: 64, kvDtype: "f16", kvBytesMax: Infinity },
+  // A software adapter's memory is the machine's: the KV cache takes a modest part of it.
+  cpu: { maxBatchedTokens: 256, maxSequences: 16, kvDtype: "f32", kvBytesMax: 1 << 30 },
+} as const;
 
 /** Throws `SetupError`, `CheckpointError`, or `RangeError` when the device cannot hold what was asked for. */
 export async function loadEngine(
@@ -81,7 +119,11 @@ export async function loadEngine(
 ): Promise<LoadedEngine> {
   const config = await readModelConfig(options.modelDir);
   const maxModelLen = checkedMaxModelLen(options.maxModelLen, config.maxPositions);
-  const gpu = await openDevice({ choice: options.gpu, checks: options.gpuChecks });
+  const gpu = await openDevice({
+    choice: options.gpu,
+    checks: options.gpuChecks,
+    deterministic: options.deterministic,
+  });
   try {
     onProgress({ stage: "device", done: 1, all: 1, note: gpu.describe() });
     return await loadOn({ gpu, config, options, maxModelLen, onProgress });
@@ -101,68 +143,116 @@ interface LoadOptions {
 
 async function loadOn(parts: LoadOptions): Promise<LoadedEngine> {
   const { gpu, config, options, maxModelLen, onProgress } = parts;
+  const chosen = gpu.traits.isCpu ? defaults.cpu : defaults.gpu;
   const profiler = options.profile ? new Profiler(gpu) : undefined;
   const model = await loadModel(parts);
-  const kvDtype = options.kvDtype === "auto" ? (gpu.traits.isCpu ? "f32" : "f16") : options.kvDtype;
-  const blockSpecs = model.attentions.map((layer) =>
-    layer.getKvCacheSpec({ blockSize: options.blockSize, dtype: kvDtype }),
+  const dtype = options.kvDtype === "auto" ? chosen.kvDtype : options.kvDtype;
+  const kvSpecs = model.attentions.map((layer) =>
+    layer.getKvCacheSpec({ blockSize: options.blockSize, dtype }),
   );
-  const isPrefixLm = blockSpecs.some((spec) => spec.kind === "full-attention" && spec.nonCausal);
-  const tokens =
-    options.maxStepTokens ?? (isPrefixLm ? maxModelLen : Math.min(maxModelLen, causalStepTokens));
-  const runner = makeRunner({ gpu, model, options, maxModelLen, kvDtype, tokens, profiler });
+  const { chunkedPrefill, prefixCaching } = options;
+  const policy = aggregate([kvSpecs], { chunkedPrefill, prefixCaching });
+  for (const note of policy.notices) onProgress({ stage: "memory", done: 0, all: 1, note });
+  const maxBatchedTokens = options.maxBatchedTokens ?? chosen.maxBatchedTokens;
+  const sequences = options.maxSequences ?? Math.min(chosen.maxSequences, maxBatchedTokens);
+  checkBudget(maxBatchedTokens, sequences);
+  const limits = {
+    tokens: maxBatchedTokens,
+    sequences,
+    rows: options.maxRows ?? sequences,
+    blocksPerSequence: Math.ceil(maxModelLen / options.blockSize),
+    blockSize: options.blockSize,
+  };
+  const blocks = await planBlocks({ ...parts, policy, kvSpecs, limits, kvBytesMax: chosen.kvBytesMax });
+  const layeredTokens = policy.prefillCut === "layers" ? maxModelLen : 1;
+  const { blockCounts } = blocks;
+  const runner = new Runner({ gpu, model, limits, layeredTokens, kvSpecs, policy, blockCounts, profiler });
   await runner.compile(warmUpCounts, (done, all) => onProgress({ stage: "kernels", done, all }));
   gpu.assertAlive();
-  return { gpu, config, model, runner, maxModelLen, isPrefixLm, profiler };
+  return { gpu, config, model, runner, policy, kvSpecs, blocks, maxBatchedTokens, maxModelLen, profiler };
+}
+
+/** Precision of the memory probe, where that much is wanted at all. */
+const probeStepBytes = 16 << 20;
+
+interface PlanBlocksOptions extends LoadOptions {
+  policy: KvPolicy;
+  kvSpecs: readonly KvCacheSpec[];
+  limits: BatchLimits;
+  kvBytesMax: number;
+}
+
+/** As many KV blocks as were asked for, or as the device grants; says so with the concurrency that gives. */
+async function planBlocks(parts: PlanBlocksOptions): Promise<BlockPlan> {
+  const { gpu, options, policy, kvSpecs, limits, onProgress, kvBytesMax } = parts;
+  const groups = policy.groups.map(({ layers }, group) => ({
+    bytesPerBlock: policy.bytesPerBlock[group],
+    bytesPerTensorBlock: Math.max(...layers.map((slot) => bytesPerBlock(kvSpecs[slot]))),
+    blocksPerSequence: limits.blocksPerSequence,
+  }));
+  // More than every sequence at full length is of no use but to the prefix cache, which gets as much again.
+  const concurrencyMax = 2 * limits.sequences;
+  const useful = groups.reduce(
+    (sum, group) =>
+      sum +
+      group.bytesPerBlock * (Math.max(group.blocksPerSequence * concurrencyMax, options.numBlocks ?? 0) + 1),
+    0,
+  );
+  const capBytes = Math.min(kvBytesMax, align(useful / options.memoryUtilization, 16));
+  const grantedBytes = await probeMemory(gpu.device, {
+    capBytes,
+    stepBytesMin: Math.min(probeStepBytes, capBytes),
+  });
+  const { maxStorageBufferBindingSize, maxBufferSize } = gpu.device.limits;
+  const plan = planKvBlocks({
+    groups,
+    numBlocks: options.numBlocks ?? undefined,
+    utilization: options.memoryUtilization,
+    grantedBytes,
+    tensorBytesMax: Math.min(maxStorageBufferBindingSize, maxBufferSize),
+    concurrencyMax,
+  });
+  const counts = plan.blockCounts.map((count) => count - 1).join(" + ");
+  const note = `${counts} blocks of ${limits.blockSize} tokens (${Math.round(plan.bytes / 2 ** 20)} MiB), room for ${plan.concurrency.toFixed(1)} sequences of ${parts.maxModelLen} tokens`;
+  onProgress({ stage: "memory", done: 1, all: 1, note });
+  return plan;
+}
+
+function checkBudget(maxBatchedTokens: number, sequences: number): void {
+  if (sequences <= maxBatchedTokens) return;
+  throw new SetupError(
+    `Cannot run ${sequences} sequences at once with --max-num-batched-tokens ${maxBatchedTokens}: expected a token for each`,
+  );
 }
 
 /** Token counts around which kernels change their variant. */
 const warmUpCounts = [1, 2, 3, 4, 5, 8, 9, 16, 17, 32, 64, 128];
 
 async function loadModel(parts: LoadOptions): Promise<DecoderModel> {
-  const { gpu, config, options, maxModelLen, onProgress } = parts;
+  const { gpu, options } = parts;
+  if (options.loadFormat === "dummy") return modelFrom(parts, new DummyWeights(gpu.device, options.dtype));
   const checkpoint = await Checkpoint.open(options.modelDir);
   try {
-    const loader = new WeightLoader({
-      device: gpu.device,
-      checkpoint,
-      dtype: options.dtype,
-      onProgress: (done, all) => onProgress({ stage: "weights", done, all }),
-    });
-    const { rotaryFrequencies } = options;
-    const builder = new ModelBuilder({ device: gpu.device, loader, config, maxModelLen, rotaryFrequencies });
-    return await buildModel(builder);
-  } catch (error) {
-    if (error instanceof RangeError) throw new CheckpointError(error.message);
-    throw error;
+    const onProgress = (done: number, all: number) => parts.onProgress({ stage: "weights", done, all });
+    const loader = new WeightLoader({ device: gpu.device, checkpoint, dtype: options.dtype, onProgress });
+    return await modelFrom(parts, loader);
   } finally {
     await checkpoint.close();
   }
 }
 
-interface MakeRunnerOptions {
-  gpu: Gpu;
-  model: DecoderModel;
-  options: EngineOptions;
-  maxModelLen: number;
-  kvDtype: KvDtype;
-  tokens: number;
-  profiler: Profiler | undefined;
-}
-
-function makeRunner({
-  gpu,
-  model,
-  options,
-  maxModelLen,
-  kvDtype,
-  tokens,
-  profiler,
-}: MakeRunnerOptions): Runner {
-  const { blockSize, maxSequences, maxRows } = options;
-  const blocksPerSequence = Math.ceil(maxModelLen / blockSize);
-  const limits = { tokens, sequences: maxSequences, rows: maxRows, blocksPerSequence, blockSize };
-  return new Runner({ gpu, model, limits, kvDtype, blockCount: blocksPerSequence * maxSequences, profiler });
+async function modelFrom(parts: LoadOptions, loader: WeightSource): Promise<DecoderModel> {
+  const { gpu, config, options, maxModelLen } = parts;
+  const { rotaryFrequencies } = options;
+  try {
+    return await buildModel(
+      new ModelBuilder({ device: gpu.device, loader, config, maxModelLen, rotaryFrequencies }),
+    );
+  } catch (error) {
+    // A tensor over what the device can bind.
+    if (error instanceof RangeError) throw new CheckpointError(error.message);
+    throw error;
+  }
 }
 
 function checkedMaxModelLen(asked: number | null, maxPositions: number): number {

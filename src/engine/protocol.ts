@@ -1,12 +1,17 @@
 /** Messages between the client's thread and the engine's. All are plain data for structured clone. */
 import type { KernelProfile } from "../gpu/profile.ts";
-import type { FinishReason, GenerationRequest } from "./client.ts";
+import type { GenerationRequest } from "./client.ts";
+import type { CoreEvent } from "./core.ts";
 import type { EngineOptions, LoadStage } from "./load-engine.ts";
 
 export type ToEngine =
   | { type: "load"; options: EngineOptions }
   | { type: "submit"; request: GenerationRequest }
-  | { type: "cancel"; id: string }
+  /** Without a choice, all answers of the request. */
+  | { type: "cancel"; id: string; choice?: number }
+  /** The reader of a request is slow, or has caught up. */
+  | { type: "pause"; id: string }
+  | { type: "resume"; id: string }
   | { type: "profile" }
   | { type: "close" };
 
@@ -20,13 +25,14 @@ export interface ReadyInfo {
   adapter: string;
   maxModelLen: number;
   isPrefixLm: boolean;
+  /** Most answers that can run at once. */
+  maxSequences: number;
 }
 
 export type FromEngine =
   | { type: "progress"; stage: LoadStage; done: number; all: number; note?: string }
   | { type: "ready"; info: ReadyInfo }
-  | { type: "tokens"; id: string; ids: number[] }
-  | { type: "finish"; id: string; reason: FinishReason }
+  | ({ id: string } & CoreEvent)
   | { type: "failed"; id: string; error: ErrorMessage }
   | { type: "profile"; rows: KernelProfile[] }
   | { type: "closed" }

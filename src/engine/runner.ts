@@ -1,97 +1,136 @@
 /** Turns a step plan into dispatches and submits them. Owns the KV tensors and scratch; decides nothing. */
+import { BlockCopier } from "../gpu/block-copier.ts";
 import type { Gpu } from "../gpu/gpu.ts";
 import type { Dispatch } from "../gpu/kernel.ts";
-import { sample } from "../gpu/kernels/sample.ts";
 import type { Profiler } from "../gpu/profile.ts";
 import { ReadbackRing } from "../gpu/readback.ts";
 import { Recorder } from "../gpu/recorder.ts";
-import { createTensor, rows, type Tensor } from "../gpu/tensor.ts";
-import type { KvCacheSpec, KvDtype } from "./kv-cache/spec.ts";
-import { causalMetadata } from "./layers/attention.ts";
-import type { ForwardContext, StepTensors } from "./layers/context.ts";
-import { neverCausal } from "./layers/prefill-prefix-lm-attention.ts";
-import { Workspace } from "./layers/workspace.ts";
+import { createTensor, type Tensor } from "../gpu/tensor.ts";
+import { Batch, type BatchRows } from "./batch.ts";
+import type { KvPolicy } from "./kv-cache/aggregate.ts";
+import type { KvCacheSpec } from "./kv-cache/spec.ts";
 import type { DecoderModel } from "./models/model.ts";
-import { StepInputs, type StepLimits } from "./step-inputs.ts";
-import type { SequenceStep } from "./step-plan.ts";
+import { isEdit, type RowEdits } from "./row-edits.ts";
+import type { BatchLimits } from "./step-inputs.ts";
+import type { StepPlan } from "./step-plan.ts";
 
 export interface RunnerOptions {
   gpu: Gpu;
   model: DecoderModel;
-  limits: StepLimits;
-  kvDtype: KvDtype;
-  /** KV blocks in all. */
-  blockCount: number;
+  limits: BatchLimits;
+  /** Most tokens of a layered prefill. */
+  layeredTokens: number;
+  kvSpecs: readonly KvCacheSpec[];
+  policy: KvPolicy;
+  /** KV blocks of each group, the null block included. */
+  blockCounts: readonly number[];
   profiler?: Profiler;
 }
 
 /** What a submitted step gives back, each read when asked for; a step's results must be read before the next but one. */
 export interface StepResult {
-  /** An id for each row that was to be sampled, in row order. */
+  /** An id for each row that was to be sampled: those of the main batch, then those of the layered one. */
   sampled: () => Promise<Uint32Array>;
-  /** f32 [rows, vocab], row by row. */
+  /** f32 [rows, vocab], row by row, in the same order. */
   logits: () => Promise<Float32Array>;
 }
 
 /** Which results will be read; what is not named is not copied. */
 export type Wanted = keyof StepResult;
 
+/** What the runner needs of a plan; a plan that no scheduler made has no id and no cost. */
+export type RunnablePlan = Pick<StepPlan, "copies" | "main" | "layered"> & {
+  /** What to change about the logits of each row before it is sampled; left out, nothing. */
+  edits?: { main: readonly RowEdits[]; layered: readonly RowEdits[] };
+};
+
+type Read = () => Promise<ArrayBuffer>;
+
+/** The rows of a batch, and what to change about them. */
+interface RecordedRows {
+  rows: BatchRows;
+  edits: readonly RowEdits[] | undefined;
+}
+
 export class Runner {
-  /** The KV specs of all layers, in slot order. */
-  readonly kvSpecs: readonly KvCacheSpec[];
-  readonly limits: StepLimits;
+  readonly limits: BatchLimits;
+  /** Layer passes of the model. */
+  readonly passCount: number;
   readonly #gpu: Gpu;
-  readonly #model: DecoderModel;
   readonly #recorder: Recorder;
   readonly #readback: ReadbackRing;
-  readonly #inputs: StepInputs;
-  readonly #workspace: Workspace;
-  readonly #rowSpace: Workspace;
+  readonly #copier: BlockCopier;
+  readonly #main: Batch;
+  readonly #layered: Batch;
   readonly #kv: readonly Tensor[];
+  readonly #policy: KvPolicy;
 
-  constructor({ gpu, model, limits, kvDtype, blockCount, profiler }: RunnerOptions) {
-    const builders = { causal: causalMetadata, prefix: neverCausal(causalMetadata) };
+  constructor(options: RunnerOptions) {
+    const { gpu, model, limits, layeredTokens, policy } = options;
     this.limits = limits;
+    this.passCount = model.passes.length;
     this.#gpu = gpu;
-    this.#model = model;
-    this.#recorder = new Recorder(gpu, profiler);
+    this.#policy = policy;
+    this.#recorder = new Recorder(gpu, options.profiler);
     this.#readback = new ReadbackRing(gpu);
-    this.#inputs = new StepInputs(gpu.device, limits, builders);
-    this.#workspace = new Workspace(gpu.device, limits.tokens);
-    this.#rowSpace = new Workspace(gpu.device, limits.rows);
-    this.kvSpecs = model.attentions.map((layer) =>
-      layer.getKvCacheSpec({ blockSize: limits.blockSize, dtype: kvDtype }),
-    );
-    this.#kv = this.kvSpecs.map(({ blockSize, kvHeads, headDim, dtype }, slot) =>
-      createTensor(gpu.device, {
-        name: `kv-${slot}`,
-        dtype,
-        shape: [blockCount, 2, blockSize, kvHeads * headDim],
-      }),
-    );
+    this.#copier = new BlockCopier(gpu.device);
+    this.#kv = allocateKv(options);
+    const { layerGroups } = policy;
+    const common = { gpu, model, recorder: this.#recorder, kv: this.#kv, layerGroups };
+    this.#main = new Batch({ ...common, limits });
+    this.#layered = new Batch({ ...common, limits: { ...limits, tokens: layeredTokens, sequences: 1 } });
   }
 
   /**
    * Submits a step and returns at once. Steps run in order, each seeing the KV writes and sampled ids of those before.
    * Throws RangeError when the plan is over a limit, `DeviceLostError` on a failed device.
    */
-  run(plan: readonly SequenceStep[], ...wanted: Wanted[]): StepResult {
-    const step = this.#inputs.write(plan);
-    const logits = this.#record(
-      step,
-      plan.some(({ sampling }) => sampling),
-    );
-    const reads: Partial<Record<Wanted, () => Promise<ArrayBuffer>>> = {};
-    if (wanted.includes("sampled")) {
-      const sampled = rows(step.sampled, step.logitRows.shape[0]);
-      reads.sampled = this.#readback.request(this.#recorder, sampled);
+  run(plan: RunnablePlan, ...wanted: Wanted[]): StepResult {
+    try {
+      return this.#submit(plan, wanted);
+    } catch (error) {
+      // Half a plan must not go with the next one.
+      this.#recorder.take();
+      throw error;
     }
-    if (wanted.includes("logits") && logits) reads.logits = this.#readback.request(this.#recorder, logits);
+  }
+
+  #submit(plan: RunnablePlan, wanted: readonly Wanted[]): StepResult {
+    this.#copyBlocks(plan);
+    const done = this.#record(plan);
+    const reads = new Map<Wanted, Read[]>();
+    const request = (name: Wanted) => {
+      if (!wanted.includes(name)) return;
+      const read = ({ rows }: RecordedRows) => this.#readback.request(this.#recorder, rows[name]);
+      reads.set(name, done.map(read));
+    };
+    request("logits");
+    // Logits are read as the model gave them: what changes them goes into a submission of its own.
+    if (wanted.includes("logits") && done.some(({ edits }) => edits?.some(isEdit))) this.#recorder.submit();
+    for (const { rows, edits } of done) rows.sample(edits);
+    request("sampled");
     this.#recorder.submit();
     return {
-      sampled: async () => new Uint32Array(await read(reads, "sampled")),
-      logits: async () => new Float32Array(await read(reads, "logits")),
+      sampled: async () => new Uint32Array(await this.#readAll(reads.get("sampled"), "sampled")),
+      logits: async () => new Float32Array(await this.#readAll(reads.get("logits"), "logits")),
     };
+  }
+
+  #copyBlocks({ copies }: RunnablePlan): void {
+    for (const { group, from, to } of copies) {
+      const tensors = this.#policy.groups[group].layers.map((slot) => this.#kv[slot]);
+      this.#copier.copy(this.#recorder, tensors, { from, to });
+    }
+  }
+
+  /** Both batches; those that reach their end with rows, in the order in which these are read. */
+  #record({ main, layered, edits }: RunnablePlan): RecordedRows[] {
+    const ofMain = main.length > 0 ? this.#main.record(main) : [];
+    const ofLayered = layered ? this.#layered.record([layered.rectangle], layered.from, layered.to) : [];
+    return [
+      ...ofMain.map((rows) => ({ rows, edits: edits?.main })),
+      ...ofLayered.map((rows) => ({ rows, edits: edits?.layered })),
+    ];
   }
 
   /** Compiles every pipeline that steps of these token counts need. */
@@ -101,40 +140,29 @@ export class Runner {
   ): Promise<void> {
     const dispatches: Dispatch[] = [];
     for (const count of tokenCounts) {
-      this.#record(this.#inputs.shaped(Math.min(count, this.limits.tokens), 1), true);
+      this.#main.recordShape(count);
       dispatches.push(...this.#recorder.take());
     }
     await this.#gpu.pipelines.compile(dispatches, onProgress);
   }
 
-  /** Records all passes; returns the logits, if any row is wanted. */
-  #record(step: StepTensors, isSampled: boolean): Tensor | undefined {
-    const { traits } = this.#gpu;
-    const context: ForwardContext = {
-      traits,
-      recorder: this.#recorder,
-      workspace: this.#workspace,
-      rowSpace: this.#rowSpace,
-      step,
-      tokens: step.tokenIds.shape[0],
-      rows: step.logitRows.shape[0],
-      kv: this.#kv,
-    };
-    this.#model.embed(context);
-    for (const pass of this.#model.passes) pass(context);
-    if (context.rows === 0) return undefined;
-    const logits = this.#model.head(context);
-    const sampled = rows(step.sampled, context.rows);
-    if (isSampled) this.#recorder.add(sample(traits, { logits, settings: step.settings, sampled }));
-    return logits;
+  /** The bytes of both batches, one after the other. A step without rows is waited for. */
+  async #readAll(reads: Read[] | undefined, name: Wanted): Promise<ArrayBuffer> {
+    if (!reads) throw new Error(`Cannot read ${name} of a step that was not asked for it`);
+    if (reads.length === 0) await this.#gpu.device.queue.onSubmittedWorkDone();
+    this.#gpu.assertAlive();
+    const buffers = await Promise.all(reads.map((read) => read()));
+    return buffers.length === 1 ? buffers[0] : new Blob(buffers).arrayBuffer();
   }
 }
 
-async function read(
-  reads: Partial<Record<Wanted, () => Promise<ArrayBuffer>>>,
-  name: Wanted,
-): Promise<ArrayBuffer> {
-  const request = reads[name];
-  if (!request) throw new Error(`Cannot read ${name} of a step that was not asked for it`);
-  return request();
+function allocateKv({ gpu, kvSpecs, policy, blockCounts }: RunnerOptions): Tensor[] {
+  return kvSpecs.map(({ blockSize, kvHeads, headDim, dtype }, slot) =>
+    createTensor(gpu.device, {
+      name: `kv-${slot}`,
+      dtype,
+      shape: [blockCounts[policy.layerGroups[slot]], 2, blockSize, kvHeads * headDim],
+      readable: true,
+    }),
+  );
 }

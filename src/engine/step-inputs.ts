@@ -1,13 +1,14 @@
-/** Writes a step plan into the device tensors that layers read: one small upload a tensor, the same bindings always. */
+/** Writes a batch into the device tensors that layers read: one small upload a tensor, the same bindings always. */
 import { ID_FROM_SAMPLED } from "../gpu/kernels/embedding.ts";
 import { SAMPLE_SETTINGS_WORDS, writeSampleSettings } from "../gpu/kernels/sample.ts";
 import { createTensor, rows, type Tensor, writeTensor } from "../gpu/tensor.ts";
-import type { MetadataBuilder } from "./layers/attention.ts";
+import { causalMetadata, type MetadataBuilder } from "./layers/attention.ts";
 import type { MetadataKind, StepTensors } from "./layers/context.ts";
-import { rowCount, rowOfSampled, type SequenceStep, tokenCount } from "./step-plan.ts";
+import { neverCausal } from "./layers/prefill-prefix-lm-attention.ts";
+import { type Rectangle, rectangleRows, rowCount, rowOfSampled, tokenCount } from "./step-plan.ts";
 
-/** The most a step may hold. */
-export interface StepLimits {
+/** The most a batch may hold. */
+export interface BatchLimits {
   tokens: number;
   sequences: number;
   /** Rows of logits. */
@@ -16,111 +17,135 @@ export interface StepLimits {
   blockSize: number;
 }
 
+/** The KV slot of a token whose keys and values are not written: outside every cache. */
+const noSlot = 0xffffffff;
+const builders: Record<MetadataKind, MetadataBuilder> = {
+  causal: causalMetadata,
+  prefix: neverCausal(causalMetadata),
+};
+
+interface Counts {
+  tokens: number;
+  sequences: number;
+  rows: number;
+}
+
 export class StepInputs {
-  readonly limits: StepLimits;
+  readonly limits: BatchLimits;
   readonly #device: GPUDevice;
-  readonly #builders: Record<MetadataKind, MetadataBuilder>;
   readonly #tensors: StepTensors;
 
-  constructor(device: GPUDevice, limits: StepLimits, builders: Record<MetadataKind, MetadataBuilder>) {
+  /** `groupCount` is the number of KV groups. */
+  constructor(device: GPUDevice, limits: BatchLimits, groupCount: number) {
+    const { tokens, sequences, blocksPerSequence } = limits;
     const u32 = (name: string, ...shape: number[]): Tensor =>
       createTensor(device, { name, dtype: "u32", shape, readable: true });
     this.limits = limits;
     this.#device = device;
-    this.#builders = builders;
     this.#tensors = {
-      tokenIds: u32("token-ids", limits.tokens),
-      tokensMeta: u32("tokens-meta", limits.tokens, 4),
-      sequences: {
-        causal: u32("causal-sequences", limits.sequences, 4),
-        prefix: u32("sequences", limits.sequences, 4),
-      },
-      blockTables: u32("block-tables", limits.sequences, limits.blocksPerSequence),
+      tokenIds: u32("token-ids", tokens),
+      groups: Array.from({ length: groupCount }, () => ({
+        tokensMeta: u32("tokens-meta", tokens, 4),
+        blockTables: u32("block-tables", sequences, blocksPerSequence),
+      })),
+      sequences: { causal: u32("causal-sequences", sequences, 4), prefix: u32("sequences", sequences, 4) },
       logitRows: u32("logit-rows", limits.rows),
       settings: u32("sampling-settings", limits.rows, SAMPLE_SETTINGS_WORDS),
       sampled: u32("sampled", limits.rows),
     };
   }
 
-  /** The tensors for a plan, narrowed to its counts. Throws RangeError when the plan is over a limit. */
-  write(plan: readonly SequenceStep[]): StepTensors {
-    const counts = { tokens: tokenCount(plan), sequences: plan.length, rows: rowCount(plan) };
+  /** The tensors for a batch, narrowed to its counts. Throws RangeError when it is over a limit. */
+  write(batch: readonly Rectangle[]): StepTensors {
+    const counts = { tokens: tokenCount(batch), sequences: batch.length, rows: rowCount(batch) };
     checkCounts(counts, this.limits);
-    for (const sequence of plan) checkBlocks(sequence, this.limits);
-    this.#writeTokens(plan, counts.tokens);
-    this.#writeSequences(plan);
-    this.#writeRows(plan, counts.rows);
+    for (const rectangle of batch) checkTables(rectangle, this.limits);
+    this.#writeTokenIds(batch, counts.tokens);
+    this.#tensors.groups.forEach((_, group) => this.#writeGroup(batch, group, counts.tokens));
+    this.#writeSequences(batch);
+    this.#writeRows(batch, counts.rows);
     return this.#narrowed(counts);
   }
 
-  /** The tensors for a step of these sizes, whatever they hold: for compiling ahead. */
+  /** The tensors for a batch of these sizes, whatever they hold: for compiling ahead. */
   shaped(tokens: number, rowsWanted: number): StepTensors {
     return this.#narrowed({ tokens, sequences: 1, rows: rowsWanted });
   }
 
-  #narrowed(counts: { tokens: number; sequences: number; rows: number }): StepTensors {
+  #narrowed({ tokens, sequences, rows: rowsWanted }: Counts): StepTensors {
     const all = this.#tensors;
     return {
-      tokenIds: rows(all.tokenIds, counts.tokens),
-      tokensMeta: rows(all.tokensMeta, counts.tokens),
+      tokenIds: rows(all.tokenIds, tokens),
+      groups: all.groups.map(({ tokensMeta, blockTables }) => ({
+        tokensMeta: rows(tokensMeta, tokens),
+        blockTables: rows(blockTables, sequences),
+      })),
       sequences: {
-        causal: rows(all.sequences.causal, counts.sequences),
-        prefix: rows(all.sequences.prefix, counts.sequences),
+        causal: rows(all.sequences.causal, sequences),
+        prefix: rows(all.sequences.prefix, sequences),
       },
-      blockTables: rows(all.blockTables, counts.sequences),
-      logitRows: rows(all.logitRows, counts.rows),
-      settings: rows(all.settings, counts.rows),
+      logitRows: rows(all.logitRows, rowsWanted),
+      settings: rows(all.settings, rowsWanted),
       // Not narrowed: a token of this step may refer to any row of the step before.
       sampled: all.sampled,
     };
   }
 
-  #writeTokens(plan: readonly SequenceStep[], count: number): void {
-    const { blockSize } = this.limits;
+  #writeTokenIds(batch: readonly Rectangle[], count: number): void {
     const ids = new Uint32Array(count);
-    const meta = new Uint32Array(count * 4);
     let at = 0;
-    plan.forEach(({ tokenIds, start, blocks }, sequence) => {
-      tokenIds.forEach((id, index) => {
-        const position = start + index;
-        const slot = blocks[Math.floor(position / blockSize)] * blockSize + (position % blockSize);
+    for (const { tokenIds } of batch) {
+      for (const id of tokenIds) {
         const row = rowOfSampled(id);
-        ids[at] = row === null ? id : ID_FROM_SAMPLED + row;
-        meta.set([position, slot, sequence, 0], at * 4);
-        at++;
-      });
-    });
+        ids[at++] = row === null ? id : ID_FROM_SAMPLED + row;
+      }
+    }
     writeTensor(this.#device, this.#tensors.tokenIds, ids);
-    writeTensor(this.#device, this.#tensors.tokensMeta, meta);
   }
 
-  #writeSequences(plan: readonly SequenceStep[]): void {
-    const { blocksPerSequence } = this.limits;
-    const tables = new Uint32Array(plan.length * blocksPerSequence);
-    plan.forEach(({ blocks }, index) => tables.set(blocks, index * blocksPerSequence));
-    writeTensor(this.#device, this.#tensors.blockTables, tables);
+  #writeGroup(batch: readonly Rectangle[], group: number, count: number): void {
+    const { blockSize, blocksPerSequence } = this.limits;
+    const { tokensMeta, blockTables } = this.#tensors.groups[group];
+    const meta = new Uint32Array(count * 4);
+    const blocks = new Uint32Array(batch.length * blocksPerSequence);
+    let at = 0;
+    batch.forEach(({ tokenIds, start, writeStart, tables }, sequence) => {
+      const table = tables[group];
+      blocks.set(table, sequence * blocksPerSequence);
+      for (let position = start; position < start + tokenIds.length; position++, at++) {
+        const slot = table[Math.floor(position / blockSize)] * blockSize + (position % blockSize);
+        meta.set([position, position < writeStart ? noSlot : slot, sequence, 0], at * 4);
+      }
+    });
+    writeTensor(this.#device, tokensMeta, meta);
+    writeTensor(this.#device, blockTables, blocks);
+  }
+
+  #writeSequences(batch: readonly Rectangle[]): void {
     for (const kind of ["causal", "prefix"] as const) {
-      const words = new Uint32Array(plan.length * 4);
-      plan.forEach(({ prefixLength, start, tokenIds }, index) => {
-        const built = this.#builders[kind].build({ prefixLength, contextLength: start + tokenIds.length });
+      const words = new Uint32Array(batch.length * 4);
+      batch.forEach(({ prefixLength, start, tokenIds }, index) => {
+        const built = builders[kind].build({ prefixLength, contextLength: start + tokenIds.length });
         words.set([built.prefixLength, built.contextLength], index * 4);
       });
       writeTensor(this.#device, this.#tensors.sequences[kind], words);
     }
   }
 
-  #writeRows(plan: readonly SequenceStep[], count: number): void {
+  /** "all" gives a row a token; "last" gives the last token once for each answer that is sampled from it. */
+  #writeRows(batch: readonly Rectangle[], count: number): void {
     const logitRows = new Uint32Array(count);
     const settings = new Uint32Array(count * SAMPLE_SETTINGS_WORDS);
     let row = 0;
     let token = 0;
-    for (const step of plan) {
-      const first = step.logits === "all" ? 0 : step.tokenIds.length - 1;
-      for (let index = first; index < step.tokenIds.length && step.logits !== "none"; index++, row++) {
-        logitRows[row] = token + index;
-        if (step.sampling) writeSampleSettings(settings, row, step.sampling);
+    for (const rectangle of batch) {
+      const { logits, sampling, tokenIds } = rectangle;
+      for (let index = 0; index < rectangleRows(rectangle); index++, row++) {
+        logitRows[row] = token + (logits === "all" ? index : tokenIds.length - 1);
+        const wanted = sampling.at(index);
+        if (wanted) writeSampleSettings(settings, row, wanted);
       }
-      token += step.tokenIds.length;
+      token += tokenIds.length;
     }
     if (count === 0) return;
     writeTensor(this.#device, this.#tensors.logitRows, logitRows);
@@ -128,7 +153,7 @@ export class StepInputs {
   }
 }
 
-function checkCounts(counts: Pick<StepLimits, "tokens" | "sequences" | "rows">, limits: StepLimits): void {
+function checkCounts(counts: Counts, limits: BatchLimits): void {
   for (const name of ["tokens", "sequences", "rows"] as const) {
     const most = limits[name];
     if (counts[name] > most)
@@ -137,14 +162,18 @@ function checkCounts(counts: Pick<StepLimits, "tokens" | "sequences" | "rows">, 
 }
 
 /** A table that is too long would run into the next sequence's, one too short would send tokens to another's block. */
-function checkBlocks({ blocks, start, tokenIds }: SequenceStep, limits: StepLimits): void {
+function checkTables({ tables, start, tokenIds }: Rectangle, limits: BatchLimits): void {
   const { blocksPerSequence, blockSize } = limits;
-  if (blocks.length > blocksPerSequence) {
-    throw new RangeError(`Cannot run a sequence of ${blocks.length} blocks: at most ${blocksPerSequence}`);
-  }
   const tokens = start + tokenIds.length;
-  if (blocks.length * blockSize < tokens) {
-    const found = `${blocks.length} of ${blockSize}`;
-    throw new RangeError(`Cannot run a sequence of ${tokens} tokens: expected blocks for them, got ${found}`);
+  for (const table of tables) {
+    if (table.length > blocksPerSequence) {
+      throw new RangeError(`Cannot run a sequence of ${table.length} blocks: at most ${blocksPerSequence}`);
+    }
+    if (table.length * blockSize < tokens) {
+      const found = `${table.length} of ${blockSize}`;
+      throw new RangeError(
+        `Cannot run a sequence of ${tokens} tokens: expected blocks for them, got ${found}`,
+      );
+    }
   }
 }

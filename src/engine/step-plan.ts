@@ -11,20 +11,57 @@ export interface RowSampling {
   step: number;
 }
 
-/** A run of consecutive tokens of one sequence. */
-export interface SequenceStep {
-  /** Ids in order; `sampledRow(r)` stands for what row r of the previous step sampled. */
+/**
+ * Consecutive tokens of one sequence, run through layer passes: the unit of what the scheduler plans. A decode step
+ * is one token wide; a chunk of a prompt, a whole prefix and the replay of an output are wider.
+ *
+ * Every query of it sees, in each layer, all keys that the prefix rule lets it see: those before `start` are in the
+ * blocks already. `tokenIds` of a bidirectional prefix therefore always hold all of it (or its last token again).
+ */
+export interface Rectangle {
+  requestId: string;
+  /** Which of the request's answers; a prefill that samples for several has the first. */
+  choice: number;
+  /** Ids in order; `sampledRow(r)` stands for what row r of the previous step's main batch sampled. */
   tokenIds: readonly number[];
   /** Position of the first of them. */
   start: number;
+  /** Keys and values of positions before it are not written (null block): they are there, and blocks are shared. */
+  writeStart: number;
   /** P: the first P tokens of the sequence see each other in both directions. Fixed for a sequence's life. */
   prefixLength: number;
-  /** Physical KV blocks, in order, covering every position up to the last token here. */
-  blocks: readonly number[];
-  /** Which of these tokens' logits are computed; each is a row of the step, in order of sequences and tokens. */
+  /** By group of layers: physical KV blocks in order, 0 where no query can see them; they cover the last token here. */
+  tables: readonly (readonly number[])[];
+  /** Which of these tokens' logits are computed. "last" gives a row for each of `sampling`, at least one. */
   logits: "none" | "last" | "all";
-  /** Samples an id from each of those rows. */
-  sampling?: RowSampling;
+  /**
+   * Rows to sample. The n answers of a request are sampled from the last token of its one prefill: entry i is for
+   * answer `choice + i`. Rows of a batch are in order of its rectangles, and in these the order of entries.
+   */
+  sampling: readonly RowSampling[];
+}
+
+/** A rectangle run through passes `from` to `to` only; its activations stay on the device until the rest is run. */
+export interface LayeredStep {
+  rectangle: Rectangle;
+  /** 0: the embedding goes first. Otherwise the step goes on where the last layered one, of the same tokens, ended. */
+  from: number;
+  /** The number of all passes: the head comes last, and rows are sampled. */
+  to: number;
+}
+
+/** What one submission to the device does, in the order of these fields. */
+export interface StepPlan {
+  /** 1 for the first plan, then consecutive. */
+  id: number;
+  /** Blocks to copy, one after the other, before anything is written. */
+  copies: readonly { group: number; from: number; to: number }[];
+  /** Run as one ragged batch through all passes. */
+  main: readonly Rectangle[];
+  /** A batch of its own. Its sampled rows come after those of `main`, and no `sampledRow` refers to them. */
+  layered: LayeredStep | null;
+  /** What the step costs, in tokens run through all passes; T tokens through k of K passes cost T * k / K. */
+  cost: number;
 }
 
 /** Stands for a token id that is not known yet: the one that row `row` of the previous step samples. */
@@ -37,11 +74,16 @@ export function rowOfSampled(id: number): number | null {
   return id < 0 ? -1 - id : null;
 }
 
-export function tokenCount(plan: readonly SequenceStep[]): number {
-  return plan.reduce((sum, { tokenIds }) => sum + tokenIds.length, 0);
+export function tokenCount(batch: readonly Rectangle[]): number {
+  return batch.reduce((sum, { tokenIds }) => sum + tokenIds.length, 0);
 }
 
-export function rowCount(plan: readonly SequenceStep[]): number {
-  const rows = { none: () => 0, last: () => 1, all: (step: SequenceStep) => step.tokenIds.length };
-  return plan.reduce((sum, step) => sum + rows[step.logits](step), 0);
+/** Rows of logits that a rectangle asks for. */
+export function rectangleRows({ logits, sampling, tokenIds }: Rectangle): number {
+  if (logits === "none") return 0;
+  return logits === "all" ? tokenIds.length : Math.max(1, sampling.length);
+}
+
+export function rowCount(batch: readonly Rectangle[]): number {
+  return batch.reduce((sum, rectangle) => sum + rectangleRows(rectangle), 0);
 }

@@ -2,8 +2,15 @@
  * The engine behind a Worker, as an `EngineClient`: sends ids across, turns ids that come back into text.
  * Owns the queue limit and the life of the Worker; knows no HTTP.
  */
-import { QUEUED_REQUESTS_MAX, QUEUE_RETRY_SECONDS } from "../limits.ts";
+import {
+  QUEUE_RETRY_SECONDS,
+  QUEUED_REQUESTS_MAX,
+  QUEUED_TOKENS_MAX,
+  READER_EVENTS_MAX,
+  SLOW_READER_MS_MAX,
+} from "../limits.ts";
 import { admit } from "./admission.ts";
+import { AnswerText } from "./answer-text.ts";
 import type { EngineClient, GenerationEvent, GenerationRequest, ModelCard } from "./client.ts";
 import {
   CheckpointError,
@@ -12,12 +19,13 @@ import {
   InvalidRequestError,
   QueueFullError,
   SetupError,
+  SlowReaderError,
+  DeadlineError,
 } from "./errors.ts";
 import { EventQueue } from "./event-queue.ts";
 import type { EngineOptions, OnLoadProgress } from "./load-engine.ts";
 import type { ErrorMessage, FromEngine, ReadyInfo, ToEngine } from "./protocol.ts";
 import { createTextCodec, type ModelTextCodec } from "./text/codec.ts";
-import { StopMatcher } from "./text/stop.ts";
 import { readModelConfig, type ModelConfig } from "./weights/config.ts";
 import type { KernelProfile } from "../gpu/profile.ts";
 
@@ -30,16 +38,37 @@ export interface StartOptions {
   onProgress?: OnLoadProgress;
   /** Makes the thread; for tests. */
   createWorker?: () => Worker;
+  /** For tests; the runtime's timers by default. */
+  startTimer?: StartTimer;
 }
 
+/** Calls back after a delay unless the result is called before. */
+export type StartTimer = (delayMs: number, callback: () => void) => () => void;
+
 type Answer = Extract<FromEngine, { type: "tokens" | "finish" }>;
+
+/** A request that is under way. */
+interface Entry {
+  queue: EventQueue<Answer>;
+  promptTokens: number;
+  /** While its reader is slow. */
+  stopTimer?: () => void;
+}
+
+interface ClientParts {
+  card: ModelCard;
+  text: ModelTextCodec;
+  adapter: string;
+  startTimer: StartTimer;
+}
 
 export class WorkerEngineClient implements EngineClient {
   readonly model: ModelCard;
   readonly text: ModelTextCodec;
   readonly adapter: string;
   readonly #worker: Worker;
-  readonly #answers = new Map<string, EventQueue<Answer>>();
+  readonly #entries = new Map<string, Entry>();
+  readonly #startTimer: StartTimer;
   #death: EngineDeadError | null = null;
   /** False once the thread has failed: it answers no more. */
   #isThreadRunning = true;
@@ -50,23 +79,25 @@ export class WorkerEngineClient implements EngineClient {
   /** Loads the model in a new Worker. Throws `SetupError`, `CheckpointError`, or whatever loading ran into. */
   static async start(options: StartOptions): Promise<WorkerEngineClient> {
     const { engine, modelName, created, onProgress, createWorker = engineWorker } = options;
+    const { startTimer = startRuntimeTimer } = options;
     const config = await readModelConfig(engine.modelDir);
     const text = createTextCodec(engine.modelDir, config.architecture);
     const worker = createWorker();
     try {
       const info = await untilReady(worker, engine, onProgress);
       const card = modelCard({ modelName, created, config, info });
-      return new WorkerEngineClient(worker, card, text, info.adapter);
+      return new WorkerEngineClient(worker, { card, text, adapter: info.adapter, startTimer });
     } catch (error) {
       worker.terminate();
       throw error;
     }
   }
 
-  private constructor(worker: Worker, model: ModelCard, text: ModelTextCodec, adapter: string) {
-    this.model = model;
+  private constructor(worker: Worker, { card, text, adapter, startTimer }: ClientParts) {
+    this.model = card;
     this.text = text;
     this.adapter = adapter;
+    this.#startTimer = startTimer;
     this.#worker = worker;
     worker.onmessage = (event: MessageEvent<FromEngine>) => this.#receive(event.data);
     worker.onerror = (event) => {
@@ -87,22 +118,62 @@ export class WorkerEngineClient implements EngineClient {
   ): AsyncGenerator<GenerationEvent, void, undefined> {
     const admitted = this.#admit(request);
     signal?.throwIfAborted();
-    const queue = new EventQueue<Answer>();
-    const onAbort = () => queue.fail(signal?.reason);
+    const queue = this.#openQueue(request.id);
+    const onAbort = () => this.#drop(request.id, signal?.reason);
     signal?.addEventListener("abort", onAbort, { once: true });
-    this.#answers.set(request.id, queue);
+    this.#entries.set(request.id, { queue, promptTokens: request.promptIds.length });
     this.#post({ type: "submit", request: admitted });
-    let isFinished = false;
+    let finished = 0;
     try {
       for await (const event of this.#textEvents(admitted, queue)) {
-        isFinished = event.type === "finish";
+        if (event.type === "finish") finished++;
         yield event;
       }
     } finally {
       signal?.removeEventListener("abort", onAbort);
-      this.#answers.delete(request.id);
-      if (!isFinished) this.#post({ type: "cancel", id: request.id });
+      if (finished < (request.sampling.n ?? 1)) this.#drop(request.id, null);
+      else this.#forget(request.id);
     }
+  }
+
+  /** A queue whose reader, when it falls behind, pauses its request only, and is dropped if it does not come back. */
+  #openQueue(id: string): EventQueue<Answer> {
+    return new EventQueue({
+      itemsMax: READER_EVENTS_MAX,
+      onFull: () => {
+        this.#post({ type: "pause", id });
+        this.#watch(id);
+      },
+      onDrained: () => {
+        this.#entries.get(id)?.stopTimer?.();
+        this.#post({ type: "resume", id });
+      },
+    });
+  }
+
+  /** Drops the request when its reader takes nothing from now on. */
+  #watch(id: string): void {
+    const entry = this.#entries.get(id);
+    if (!entry) return;
+    const { takenCount } = entry.queue;
+    entry.stopTimer = this.#startTimer(SLOW_READER_MS_MAX, () => {
+      if (entry.queue.takenCount > takenCount) this.#watch(id);
+      else this.#drop(id, slowReader(id));
+    });
+  }
+
+  /** Ends a request from this side at once, whether its reader ever comes back or not. */
+  #drop(id: string, reason: unknown): void {
+    const entry = this.#entries.get(id);
+    if (!entry) return;
+    this.#forget(id);
+    this.#post({ type: "cancel", id });
+    entry.queue.fail(reason);
+  }
+
+  #forget(id: string): void {
+    this.#entries.get(id)?.stopTimer?.();
+    this.#entries.delete(id);
   }
 
   /** Kernel times since the start, if the engine was started with `profile`. */
@@ -130,42 +201,34 @@ export class WorkerEngineClient implements EngineClient {
     this.#worker.terminate();
   }
 
-  /** Ids to text, stop strings applied. A stop string ends the generation here; leaving the loop cancels the rest. */
+  /** Ids to text, stop strings applied. A stop string ends an answer here; leaving the loop cancels the rest. */
   async *#textEvents(
     request: GenerationRequest,
-    answers: AsyncIterable<Answer>,
+    events: AsyncIterable<Answer>,
   ): AsyncGenerator<GenerationEvent> {
-    const detokenizer = this.text.newDetokenizer(request.promptIds);
-    const stops = new StopMatcher(request.sampling.stop);
-    const promptTokens = request.promptIds.length;
-    let completionTokens = 0;
-    for await (const answer of answers) {
-      if (answer.type === "tokens") {
-        const { text, stopped } = stops.push(answer.ids.map((id) => detokenizer.push(id)).join(""));
-        completionTokens += answer.ids.length;
-        if (text !== "" || !stopped) yield { type: "text", text, tokenIds: answer.ids };
-        if (!stopped) continue;
-        this.#post({ type: "cancel", id: request.id });
-        yield { type: "finish", reason: "stop", promptTokens, completionTokens };
-        return;
+    const { n = 1 } = request.sampling;
+    const answers = Array.from({ length: n }, (_, choice) => {
+      return new AnswerText(choice, this.text.newDetokenizer(request.promptIds), request);
+    });
+    for await (const event of events) {
+      const answer = answers[event.choice];
+      if (answer.isFinished) continue;
+      yield* event.type === "tokens" ? answer.tokens(event) : answer.end(event.reason);
+      if (event.type === "tokens" && answer.isFinished) {
+        this.#post({ type: "cancel", id: request.id, choice: event.choice });
       }
-      const rest = stops.push(detokenizer.flush());
-      const text = rest.stopped ? rest.text : rest.text + stops.flush();
-      if (text !== "") yield { type: "text", text, tokenIds: [] };
-      const reason = rest.stopped ? "stop" : answer.reason;
-      yield { type: "finish", reason, promptTokens, completionTokens };
-      return;
+      if (answers.every(({ isFinished }) => isFinished)) return;
     }
   }
 
   /** The request as the engine runs it, its token limit cut to the context. Throws if it can never run. */
   #admit(request: GenerationRequest): GenerationRequest {
     if (this.#death) throw this.#death;
-    if (this.#answers.size >= QUEUED_REQUESTS_MAX) {
-      throw new QueueFullError(
-        `Cannot queue the request: at most ${QUEUED_REQUESTS_MAX} may wait, and that many do`,
-        QUEUE_RETRY_SECONDS,
-      );
+    const entries = [...this.#entries.values()];
+    const tokens = entries.reduce((sum, { promptTokens }) => sum + promptTokens, 0);
+    if (entries.length >= QUEUED_REQUESTS_MAX) throw queueFull(`${QUEUED_REQUESTS_MAX} requests`);
+    if (tokens + request.promptIds.length > QUEUED_TOKENS_MAX && entries.length > 0) {
+      throw queueFull(`${QUEUED_TOKENS_MAX} prompt tokens`);
     }
     return admit(request, this.model);
   }
@@ -174,10 +237,11 @@ export class WorkerEngineClient implements EngineClient {
     switch (message.type) {
       case "tokens":
       case "finish":
-        this.#answers.get(message.id)?.push(message);
+        this.#entries.get(message.id)?.queue.push(message);
         return;
       case "failed":
-        this.#answers.get(message.id)?.fail(restoreError(message.error));
+        this.#entries.get(message.id)?.queue.fail(restoreError(message.error));
+        this.#forget(message.id);
         return;
       case "dead":
         this.#die(message.error.message);
@@ -196,12 +260,30 @@ export class WorkerEngineClient implements EngineClient {
 
   #die(why: string): void {
     this.#death ??= new EngineDeadError(`Cannot generate: the engine has ended (${why})`);
-    for (const queue of this.#answers.values()) queue.fail(this.#death);
+    for (const id of [...this.#entries.keys()]) this.#drop(id, this.#death);
   }
 
   #post(message: ToEngine): void {
     this.#worker.postMessage(message);
   }
+}
+
+function queueFull(most: string): QueueFullError {
+  return new QueueFullError(
+    `Cannot queue the request: at most ${most} may be under way, and that many are`,
+    QUEUE_RETRY_SECONDS,
+  );
+}
+
+function slowReader(id: string): SlowReaderError {
+  return new SlowReaderError(
+    `Cannot go on with request ${id}: expected its reader to take what is there, got none taken for ${SLOW_READER_MS_MAX / 1000} s`,
+  );
+}
+
+function startRuntimeTimer(delayMs: number, callback: () => void): () => void {
+  const timer = setTimeout(callback, delayMs);
+  return () => clearTimeout(timer);
 }
 
 function engineWorker(): Worker {
@@ -231,12 +313,19 @@ interface CardParts {
 }
 
 function modelCard({ modelName, created, config, info }: CardParts): ModelCard {
-  const { maxModelLen, isPrefixLm } = info;
+  const { maxModelLen, isPrefixLm, maxSequences: maxChoices } = info;
   const { vocabSize, defaultSampling } = config;
-  return { id: modelName, created, maxModelLen, vocabSize, isPrefixLm, defaultSampling };
+  return { id: modelName, created, maxModelLen, maxChoices, vocabSize, isPrefixLm, defaultSampling };
 }
 
-const errorKinds = { CheckpointError, ContextLengthError, EngineDeadError, InvalidRequestError, SetupError };
+const errorKinds = {
+  CheckpointError,
+  ContextLengthError,
+  DeadlineError,
+  EngineDeadError,
+  InvalidRequestError,
+  SetupError,
+};
 
 function restoreError({ name, message }: ErrorMessage): Error {
   const Kind = errorKinds[name as keyof typeof errorKinds] as (typeof errorKinds)["SetupError"] | undefined;

@@ -1,10 +1,15 @@
 // The engine's thread: owns the device and the step loop; talks to `worker-client.ts` in the messages of `protocol.ts`.
 import { EngineCore } from "./core.ts";
+import { STARVATION_STEPS_MAX } from "../limits.ts";
+import { KvManager } from "./kv-cache/kv-manager.ts";
+import { Scheduler } from "./scheduler/scheduler.ts";
+import { openTrace, type TraceWriter } from "./trace.ts";
 import { type EngineOptions, loadEngine, type LoadedEngine } from "./load-engine.ts";
 import { errorMessage, type FromEngine, type ToEngine } from "./protocol.ts";
 
 let engine: LoadedEngine | undefined;
 let core: EngineCore | undefined;
+let trace: TraceWriter | undefined;
 
 function post(message: FromEngine): void {
   postMessage(message);
@@ -12,10 +17,43 @@ function post(message: FromEngine): void {
 
 async function load(options: EngineOptions): Promise<void> {
   engine = await loadEngine(options, (progress) => post({ type: "progress", ...progress }));
-  const { gpu, config, runner, maxModelLen, isPrefixLm } = engine;
-  const blockCount = runner.limits.blocksPerSequence * runner.limits.sequences;
-  core = new EngineCore({ runner, blockCount, isPrefixLm, eosTokenIds: config.eosTokenIds });
-  post({ type: "ready", info: { adapter: gpu.describe(), maxModelLen, isPrefixLm } });
+  const { gpu, config, runner, maxModelLen, policy } = engine;
+  const { kv, scheduler } = schedulerFor(engine, options);
+  trace = options.traceFile === null ? undefined : openTrace(options.traceFile, { warn });
+  const { eosTokenIds, vocabSize } = config;
+  const clock = () => performance.timeOrigin + performance.now();
+  core = new EngineCore({ runner, scheduler, kv, clock, eosTokenIds, vocabSize, trace });
+  const { nonCausal: isPrefixLm } = policy;
+  post({
+    type: "ready",
+    info: { adapter: gpu.describe(), maxModelLen, isPrefixLm, maxSequences: runner.limits.sequences },
+  });
+}
+
+function schedulerFor(
+  { runner, policy, blocks, maxBatchedTokens, maxModelLen }: LoadedEngine,
+  options: EngineOptions,
+) {
+  const { blockSize, modelDir, ordering } = options;
+  const kv = new KvManager({
+    policy,
+    blockCounts: blocks.blockCounts,
+    blockSize,
+    model: modelDir,
+    stepTokensMax: maxBatchedTokens,
+  });
+  const limits = {
+    maxBatchedTokens,
+    maxSequences: runner.limits.sequences,
+    maxModelLen,
+    passCount: runner.passCount,
+    starvationStepsMax: STARVATION_STEPS_MAX,
+  };
+  return { kv, scheduler: new Scheduler({ kv, policy, limits, ordering }) };
+}
+
+function warn(message: string): void {
+  post({ type: "progress", stage: "memory", done: 1, all: 1, note: message });
 }
 
 async function handle(message: ToEngine): Promise<void> {
@@ -24,19 +62,26 @@ async function handle(message: ToEngine): Promise<void> {
       return load(message.options);
     case "submit": {
       const { id } = message.request;
-      core?.submit(
-        message.request,
-        (event) => post({ ...event, id }),
-        (error) => {
-          // A lost device fails them all, and each is told that it is the engine that is gone.
-          if (engine?.gpu.failure) post({ type: "dead", error: errorMessage(engine.gpu.failure) });
-          else post({ type: "failed", id, error: errorMessage(error) });
-        },
-      );
+      const fail = (error: unknown) => {
+        // A step that fails fails them all, and each is told that it is the engine that is gone.
+        if (core?.hasFailed) post({ type: "dead", error: errorMessage(engine?.gpu.failure ?? error) });
+        else post({ type: "failed", id, error: errorMessage(error) });
+      };
+      try {
+        core?.submit(message.request, { emit: (event) => post({ ...event, id }), fail });
+      } catch (error) {
+        fail(error);
+      }
       return;
     }
     case "cancel":
-      core?.cancel(message.id);
+      core?.cancel(message.id, message.choice);
+      return;
+    case "pause":
+      core?.pause(message.id);
+      return;
+    case "resume":
+      core?.resume(message.id);
       return;
     case "profile":
       post({ type: "profile", rows: (await engine?.profiler?.report()) ?? [] });
@@ -45,6 +90,7 @@ async function handle(message: ToEngine): Promise<void> {
       // Bun crashes when a thread ends in which Dawn still owes the result of a step.
       await core?.close();
       core = undefined;
+      trace?.close();
       engine?.gpu.close();
       post({ type: "closed" });
   }

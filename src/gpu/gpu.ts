@@ -11,6 +11,14 @@ export interface GpuTraits {
   /** Fewest and most lanes a subgroup has; kernels that shuffle need the fewest to be known. */
   readonly subgroupMinSize: number;
   readonly subgroupMaxSize: number;
+  /** Asked for: kernels must use variants whose result for a token does not depend on what else is in the batch. */
+  readonly deterministic: boolean;
+}
+
+/** Choices of whoever opens a device. */
+export interface GpuOptions {
+  /** Default false. */
+  deterministic?: boolean;
 }
 
 /** The device was lost or reported an error: what it computed since cannot be trusted. */
@@ -27,11 +35,16 @@ export class Gpu {
   #failure: DeviceLostError | null = null;
   #closing = false;
 
-  constructor(device: GPUDevice, info: GPUAdapterInfo, implementation: "dawn" | "native") {
+  constructor(
+    device: GPUDevice,
+    info: GPUAdapterInfo,
+    implementation: "dawn" | "native",
+    { deterministic = false }: GpuOptions = {},
+  ) {
     this.device = device;
     this.implementation = implementation;
     this.adapterName = info.description || `${info.vendor} ${info.architecture}`.trim() || "unnamed adapter";
-    this.traits = traitsOf(device, info, this.adapterName);
+    this.traits = { ...traitsOf(device, info, this.adapterName), deterministic };
     this.pipelines = new PipelineCache(device);
     device.addEventListener("uncapturederror", (event) => this.fail(event.error.message));
     void device.lost.then((lost) => this.fail(`device lost (${lost.reason}): ${lost.message}`));
@@ -71,7 +84,7 @@ export class Gpu {
   }
 }
 
-function traitsOf(device: GPUDevice, info: GPUAdapterInfo, name: string): GpuTraits {
+function traitsOf(device: GPUDevice, info: GPUAdapterInfo, name: string): Omit<GpuTraits, "deterministic"> {
   const has = (feature: string) => device.features.has(feature);
   return {
     isCpu: Boolean(info.isFallbackAdapter) || /swiftshader|llvmpipe|lavapipe/i.test(name),

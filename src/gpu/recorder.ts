@@ -3,7 +3,8 @@
  *
  * Params of all dispatches lie in one uniform buffer that is written once a submission; bind groups are cached by
  * pipeline layout and buffers, so a repeated step creates nothing. A dispatch sees the writes of those before it
- * (WebGPU orders dispatches of a pass by the buffers they share).
+ * (WebGPU orders dispatches of a pass by the buffers they share). Copies between buffers cannot be part of a pass:
+ * they come before all of its dispatches, or after.
  */
 import type { Gpu } from "./gpu.ts";
 import type { Dispatch } from "./kernel.ts";
@@ -13,6 +14,8 @@ import { align } from "./tensor.ts";
 
 const paramBytesMax = 64;
 
+type RecordCommands = (encoder: GPUCommandEncoder) => void;
+
 export class Recorder {
   readonly #gpu: Gpu;
   readonly #profiler: Profiler | undefined;
@@ -21,8 +24,9 @@ export class Recorder {
   #dispatches: Dispatch[] = [];
   #params: GPUBuffer;
   #words = new DataView(new ArrayBuffer(0));
-  /** Copies to be done after the pass, for read-back. */
-  #after: ((encoder: GPUCommandEncoder) => void)[] = [];
+  #before: RecordCommands[] = [];
+  /** For read-back. */
+  #after: RecordCommands[] = [];
 
   constructor(gpu: Gpu, profiler?: Profiler) {
     this.#gpu = gpu;
@@ -35,8 +39,13 @@ export class Recorder {
     this.#dispatches.push(dispatch);
   }
 
+  /** Runs `record` while the command buffer of the next submission is open, before its compute pass, which sees its effects. */
+  addBeforePass(record: RecordCommands): void {
+    this.#before.push(record);
+  }
+
   /** Runs `record` while the command buffer of the next submission is open, after its compute pass. */
-  addAfterPass(record: (encoder: GPUCommandEncoder) => void): void {
+  addAfterPass(record: RecordCommands): void {
     this.#after.push(record);
   }
 
@@ -44,6 +53,7 @@ export class Recorder {
   take(): Dispatch[] {
     const dispatches = this.#dispatches;
     this.#dispatches = [];
+    this.#before = [];
     this.#after = [];
     return dispatches;
   }
@@ -51,10 +61,12 @@ export class Recorder {
   /** Encodes and submits everything added since the last call. Throws `DeviceLostError` on a failed device. */
   submit(): void {
     this.#gpu.assertAlive();
+    const before = this.#before;
     const after = this.#after;
     const dispatches = this.take();
     this.#writeParams(dispatches);
     const encoder = this.#gpu.device.createCommandEncoder();
+    for (const record of before) record(encoder);
     if (this.#profiler) this.#encodeProfiled(encoder, dispatches, this.#profiler);
     else this.#encode(encoder, dispatches);
     for (const record of after) record(encoder);

@@ -27,7 +27,7 @@ export interface TensorOptions {
   name: string;
   dtype: Dtype;
   shape: readonly number[];
-  /** Allows `readback`. */
+  /** Allows `readback`, and copies out of the tensor. */
   readable?: boolean;
 }
 
@@ -72,6 +72,7 @@ export function writeTensor(device: GPUDevice, tensor: Tensor, data: ArrayBuffer
       `Cannot write ${data.byteLength} bytes at ${offset} of tensor ${tensor.name}: it has ${tensor.size} bytes`,
     );
   }
+  if (data.byteLength === 0) return; // Deno 2.9.5 panics on it
   const bytes = data as ArrayBufferView<ArrayBuffer>;
   device.queue.writeBuffer(
     tensor.buffer.gpu,

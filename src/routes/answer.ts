@@ -1,6 +1,7 @@
 /** OpenAI's answer objects, whole and in chunks. What differs between the endpoints is an `AnswerShape`. */
-import type { FinishReason, GenerationEvent } from "../engine/client.ts";
-import { type GeneratedText, usageOf } from "./generation.ts";
+import type { FinishReason } from "../engine/client.ts";
+import { type Finish, type GeneratedAnswer, type Generation, usageOf } from "./generation.ts";
+import type { NamedLogprobs } from "./token-names.ts";
 
 export interface AnswerShape {
   /** The `object` field of a whole answer and of a chunk. */
@@ -12,6 +13,7 @@ export interface AnswerShape {
   opening: object | null;
   piece(text: string): object;
   closing: object;
+  logprobs(tokens: readonly NamedLogprobs[]): object;
 }
 
 /** What an answer and all its chunks share. */
@@ -22,38 +24,58 @@ export interface AnswerHead {
   model: string;
 }
 
-export function wholeAnswer(shape: AnswerShape, head: AnswerHead, { text, finish }: GeneratedText): object {
-  const choices = [choice(shape.whole(text), finish.reason)];
-  return { ...head, object: shape.object, choices, usage: usageOf(finish) };
+export function wholeAnswer(
+  shape: AnswerShape,
+  head: AnswerHead,
+  answers: readonly GeneratedAnswer[],
+): object {
+  const choices = answers.map(({ text, tokens, finish: { reason } }, index) =>
+    toChoice(shape, { index, part: shape.whole(text), tokens, reason }),
+  );
+  return { ...head, object: shape.object, choices, usage: usageOf(answers.map(({ finish }) => finish)) };
 }
 
 interface ChunkOptions extends AnswerHead {
   includeUsage: boolean;
 }
 
-/** The chunks of a streamed answer: opening, text as it comes, closing with the reason, usage if asked for. */
+/** The chunks of streamed answers: of each the opening, text as it comes, closing with the reason; at last the usage, if asked for. */
 export async function* answerChunks(
   shape: AnswerShape,
   { includeUsage, ...head }: ChunkOptions,
-  events: AsyncIterable<GenerationEvent>,
+  { events, choiceCount }: Generation,
 ): AsyncGenerator<object> {
   const object = shape.chunkObject;
   // OpenAI promises "usage": null on the other chunks of a stream that ends with usage, and no such field otherwise.
   const noUsage = includeUsage ? { usage: null } : {};
-  const chunk = (part: object, reason: FinishReason | null = null): object => {
-    return { ...head, object, choices: [choice(part, reason)], ...noUsage };
+  const chunk = (choice: Choice): object => {
+    return { ...head, object, choices: [toChoice(shape, choice)], ...noUsage };
   };
-  if (shape.opening) yield chunk(shape.opening);
-  for await (const event of events) {
-    if (event.type === "text") {
-      if (event.text !== "") yield chunk(shape.piece(event.text));
-      continue;
-    }
-    yield chunk(shape.closing, event.reason);
-    if (includeUsage) yield { ...head, object, choices: [], usage: usageOf(event) };
+  for (let index = 0; shape.opening && index < choiceCount; index++) {
+    yield chunk({ index, part: shape.opening });
   }
+  const finishes: Finish[] = [];
+  for await (const event of events) {
+    const { choice: index, tokens } = event;
+    if (event.type === "finish") {
+      finishes.push(event);
+      yield chunk({ index, part: shape.closing, reason: event.reason });
+    } else if (event.text !== "" || tokens.length > 0) {
+      yield chunk({ index, part: shape.piece(event.text), tokens });
+    }
+  }
+  if (includeUsage) yield { ...head, object, choices: [], usage: usageOf(finishes) };
 }
 
-function choice(part: object, reason: FinishReason | null): object {
-  return { index: 0, ...part, logprobs: null, finish_reason: reason };
+interface Choice {
+  index: number;
+  /** The endpoint's own. */
+  part: object;
+  tokens?: readonly NamedLogprobs[];
+  reason?: FinishReason;
+}
+
+function toChoice(shape: AnswerShape, { index, part, tokens = [], reason }: Choice): object {
+  const logprobs = tokens.length > 0 ? shape.logprobs(tokens) : null;
+  return { index, ...part, logprobs, finish_reason: reason ?? null };
 }

@@ -1,11 +1,12 @@
 /** `POST /v1/chat/completions`: answer a conversation, through the model's chat template. */
 import { z } from "zod";
 import type { ChatMessage, EngineClient } from "../engine/client.ts";
-import { CONTENT_PARTS_MAX, MESSAGES_MAX } from "../limits.ts";
+import { CONTENT_PARTS_MAX, MESSAGES_MAX, TOP_LOGPROBS_MAX } from "../limits.ts";
 import type { AnswerShape } from "./answer.ts";
 import type { Endpoint, Prompt } from "./endpoint.ts";
+import { chatLogprobs } from "./logprobs.ts";
 import { commonParameters } from "./parameters.ts";
-import { array, object } from "./validation.ts";
+import { array, boolean, integerBetween, object, refusal } from "./validation.ts";
 
 const textPart = object({
   type: z.literal("text", { error: '"text", as nothing else is supported' }),
@@ -32,6 +33,8 @@ const parameters = object({
   messages: array(message, MESSAGES_MAX, "an array of messages").refine((list) => list.length > 0, {
     error: "at least one message",
   }),
+  logprobs: boolean.optional(),
+  top_logprobs: integerBetween(0, TOP_LOGPROBS_MAX).optional(),
 });
 
 type ChatParameters = z.output<typeof parameters>;
@@ -43,6 +46,7 @@ const shape: AnswerShape = {
   opening: { delta: { role: "assistant", content: "" } },
   piece: (text) => ({ delta: { content: text } }),
   closing: { delta: {} },
+  logprobs: chatLogprobs,
 };
 
 export const chatCompletions: Endpoint<ChatParameters> = {
@@ -52,8 +56,16 @@ export const chatCompletions: Endpoint<ChatParameters> = {
   toPrompt: ({ messages }: ChatParameters, engine: EngineClient): Prompt => ({
     promptIds: engine.text.encodeChat(messages.map(toChatMessage)),
   }),
+  toTopLogprobs,
   shape,
 };
+
+function toTopLogprobs({ logprobs = false, top_logprobs = 0 }: ChatParameters): number | undefined {
+  if (!logprobs && top_logprobs > 0) {
+    throw refusal("top_logprobs", "expected logprobs to be true with it, got a request without");
+  }
+  return logprobs ? top_logprobs : undefined;
+}
 
 /** OpenAI renamed "system" to "developer"; the templates of open models know the old name only. */
 function toChatMessage({ role, content }: ChatParameters["messages"][number]): ChatMessage {

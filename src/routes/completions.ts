@@ -1,12 +1,14 @@
 /** `POST /v1/completions`: continue a raw prompt. */
 import { z } from "zod";
 import type { EngineClient } from "../engine/client.ts";
-import { InvalidRequestError } from "../engine/errors.ts";
+import { TOP_LOGPROBS_MAX } from "../limits.ts";
 import type { AnswerShape } from "./answer.ts";
 import type { Endpoint, Prompt } from "./endpoint.ts";
 import { describe } from "./errors.ts";
+import { completionLogprobs } from "./logprobs.ts";
 import { commonParameters } from "./parameters.ts";
-import { integerFrom, object } from "./validation.ts";
+import { isTokenId } from "./token-parameters.ts";
+import { integerBetween, integerFrom, object, only, refusal } from "./validation.ts";
 
 /** Text to be tokenized, or token ids. */
 type RawPrompt = string | number[];
@@ -16,6 +18,9 @@ const parameters = object({
   prompt: z.unknown().optional().transform(toRawPrompt),
   /** How many leading prompt tokens see each other in both directions. An extension of this server. */
   prefix_len: integerFrom(0).optional(),
+  logprobs: integerBetween(0, TOP_LOGPROBS_MAX).optional(),
+  best_of: only(1).optional(),
+  echo: only(false).optional(),
 });
 
 type CompletionParameters = z.output<typeof parameters>;
@@ -27,6 +32,7 @@ const shape: AnswerShape = {
   opening: null,
   piece: (text) => ({ text }),
   closing: { text: "" },
+  logprobs: completionLogprobs,
 };
 
 export const completions: Endpoint<CompletionParameters> = {
@@ -34,6 +40,7 @@ export const completions: Endpoint<CompletionParameters> = {
   idPrefix: "cmpl",
   maxTokensDefault: 16,
   toPrompt,
+  toTopLogprobs: ({ logprobs }) => logprobs,
   shape,
 };
 
@@ -52,10 +59,6 @@ function isArrayOfOnePrompt(value: unknown): value is [unknown] {
   );
 }
 
-function isTokenId(value: unknown): value is number {
-  return Number.isSafeInteger(value) && (value as number) >= 0;
-}
-
 function toPrompt({ prompt, prefix_len }: CompletionParameters, engine: EngineClient): Prompt {
   const promptIds = typeof prompt === "string" ? engine.text.encodePrompt(prompt) : prompt;
   if (prefix_len === undefined) return { promptIds };
@@ -68,6 +71,5 @@ function checkPrefixLength(prefixLength: number, promptTokens: number, { model }
     ? prefixLength > promptTokens && `at most the prompt's ${promptTokens} tokens`
     : "no such parameter for a causal model";
   if (!expected) return;
-  const message = `Cannot accept prefix_len: expected ${expected}, got ${describe(prefixLength)}`;
-  throw new InvalidRequestError(message, "prefix_len");
+  throw refusal("prefix_len", `expected ${expected}, got ${describe(prefixLength)}`);
 }

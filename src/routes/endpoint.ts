@@ -5,8 +5,10 @@ import type { EngineClient, GenerationRequest } from "../engine/client.ts";
 import { InvalidRequestError } from "../engine/errors.ts";
 import { type AnswerHead, type AnswerShape, answerChunks, wholeAnswer } from "./answer.ts";
 import { readJson } from "./body.ts";
+import { isServerFailure } from "./errors.ts";
 import { collect, startGeneration } from "./generation.ts";
-import { checkCommon, type CommonParameters, toSampling } from "./parameters.ts";
+import { checkCommon, type CommonParameters } from "./parameters.ts";
+import { toSampling } from "./sampling.ts";
 import type { AppEnv, Services } from "./services.ts";
 import { sseBody } from "./sse.ts";
 import { validate } from "./validation.ts";
@@ -23,6 +25,8 @@ export interface Endpoint<Parameters extends CommonParameters> {
   /** For a request that does not say; `Infinity` is the rest of the context. */
   maxTokensDefault: number;
   toPrompt(parameters: Parameters, engine: EngineClient): Prompt;
+  /** How many likely tokens to list beside each chosen one; undefined for no log-probabilities. */
+  toTopLogprobs(parameters: Parameters): number | undefined;
   shape: AnswerShape;
 }
 
@@ -41,11 +45,11 @@ export function answerWith<Parameters extends CommonParameters>(
     const signal = AbortSignal.any([c.req.raw.signal, gone.signal]);
     const created = Math.floor(services.clock() / 1000);
     const head: AnswerHead = { id: request.id, created, model: engine.model.id };
-    const events = await startGeneration(engine, request, signal);
-    if (!parameters.stream) return c.json(wholeAnswer(endpoint.shape, head, await collect(events)));
+    const generation = await startGeneration(engine, request, signal);
+    if (!parameters.stream) return c.json(wholeAnswer(endpoint.shape, head, await collect(generation)));
 
     const includeUsage = parameters.stream_options?.include_usage ?? false;
-    const chunks = answerChunks(endpoint.shape, { ...head, includeUsage }, events);
+    const chunks = answerChunks(endpoint.shape, { ...head, includeUsage }, generation);
     return stream(c, chunks, { services, gone });
   };
 }
@@ -60,9 +64,15 @@ function toRequest<Parameters extends CommonParameters>(
   if (promptTokens === 0) {
     throw new InvalidRequestError("Cannot accept prompt: expected at least one token, got none", "prompt");
   }
-  const defaults = { maxTokens: endpoint.maxTokensDefault, promptTokens, randomSeed };
-  const sampling = toSampling(parameters, engine.model, defaults);
-  return { id: `${endpoint.idPrefix}-${newId()}`, ...prompt, sampling };
+  const sampling = toSampling(parameters, {
+    engine,
+    maxTokensDefault: endpoint.maxTokensDefault,
+    randomSeed,
+    promptTokens,
+    topLogprobs: endpoint.toTopLogprobs(parameters),
+  });
+  const { priority = 0, cache_salt: cacheSalt } = parameters;
+  return { id: `${endpoint.idPrefix}-${newId()}`, ...prompt, sampling, priority, cacheSalt };
 }
 
 interface StreamOptions {
@@ -82,8 +92,8 @@ function stream(
     onCancel: () => gone.abort(),
     onError: (error) => {
       // Whatever follows from the client's own leaving is no failure.
-      if (!c.req.raw.signal.aborted && !gone.signal.aborted)
-        services.log({ type: "error", requestId, error });
+      const isGone = c.req.raw.signal.aborted || gone.signal.aborted;
+      if (!isGone && isServerFailure(error)) services.log({ type: "error", requestId, error });
     },
   });
   return c.body(body, 200, {

@@ -5,9 +5,11 @@
  */
 import {
   ContextLengthError,
+  DeadlineError,
   EngineDeadError,
   InvalidRequestError,
   QueueFullError,
+  SlowReaderError,
 } from "../engine/errors.ts";
 import { ENGINE_RETRY_SECONDS, ERROR_ECHO_CHARS_MAX } from "../limits.ts";
 
@@ -21,7 +23,7 @@ export interface ErrorAnswer {
   body: ErrorBody;
 }
 
-export type ErrorStatus = 400 | 404 | 405 | 413 | 429 | 500 | 503;
+export type ErrorStatus = 400 | 404 | 405 | 408 | 413 | 429 | 500 | 503;
 
 interface HttpErrorOptions {
   code: string;
@@ -53,9 +55,16 @@ export function toErrorAnswer(error: unknown): ErrorAnswer {
   }
   if (error instanceof InvalidRequestError) return invalidRequest(error);
   if (error instanceof QueueFullError) return queueFull(error);
+  if (error instanceof DeadlineError) return timedOut(error, "deadline_exceeded");
+  if (error instanceof SlowReaderError) return timedOut(error, "slow_reader");
   if (error instanceof EngineDeadError) return engineDead(error);
   const message = "Cannot answer the request: the server failed; its log says why";
   return answer(500, { message, type: "server_error", param: null, code: "internal_error" });
+}
+
+/** Whether the log should know, as the client cannot help it. */
+export function isServerFailure(error: unknown): boolean {
+  return toErrorAnswer(error).status >= 500;
 }
 
 function invalidRequest(error: InvalidRequestError): ErrorAnswer {
@@ -67,6 +76,11 @@ function invalidRequest(error: InvalidRequestError): ErrorAnswer {
 function queueFull({ message, retryAfterSeconds }: QueueFullError): ErrorAnswer {
   const body = { message, type: "rate_limit_error", param: null, code: "queue_full" };
   return answer(429, body, retryAfter(retryAfterSeconds));
+}
+
+/** Nothing is broken and another attempt may do: 408 is a status that OpenAI's clients try again. */
+function timedOut({ message }: Error, code: string): ErrorAnswer {
+  return answer(408, { message, type: "timeout_error", param: null, code });
 }
 
 function engineDead({ message }: EngineDeadError): ErrorAnswer {

@@ -1,11 +1,14 @@
 /** From an engine request to its events: the part of answering that knows neither the endpoint nor HTTP. */
 import type { EngineClient, GenerationEvent, GenerationRequest } from "../engine/client.ts";
+import { type NamedEvent, type NamedLogprobs, nameTokens } from "./token-names.ts";
 
-/** How a generation ended and what it took. */
+/** How an answer ended and what it took. */
 export type Finish = Extract<GenerationEvent, { type: "finish" }>;
 
-export interface GeneratedText {
+export interface GeneratedAnswer {
   text: string;
+  /** Empty unless the request asked for log-probabilities. */
+  tokens: NamedLogprobs[];
   finish: Finish;
 }
 
@@ -15,45 +18,62 @@ export interface Usage {
   total_tokens: number;
 }
 
-/**
- * Submits `request` and waits for its first event, so that an early failure can still choose an HTTP status.
- * The events returned begin with that first one and end with `finish`, or throw.
- */
+/** The events of a request that is under way. */
+export interface Generation {
+  choiceCount: number;
+  /** Of each answer any number of `text`, then one `finish`; the last of these is the end. Throws what the engine throws. */
+  events: AsyncIterable<NamedEvent>;
+}
+
+/** Submits `request` and waits for its first event, so that an early failure can still choose an HTTP status. */
 export async function startGeneration(
   engine: EngineClient,
   request: GenerationRequest,
   signal: AbortSignal,
-): Promise<AsyncIterable<GenerationEvent>> {
+): Promise<Generation> {
   const iterator = engine.submit(request, signal)[Symbol.asyncIterator]();
-  return resume(await iterator.next(), iterator);
+  const choiceCount = request.sampling.n ?? 1;
+  const events = resume(await iterator.next(), iterator, choiceCount);
+  const { text } = engine;
+  return { choiceCount, events: nameTokens(events, { text, promptIds: request.promptIds, choiceCount }) };
 }
 
 async function* resume(
   first: IteratorResult<GenerationEvent>,
   iterator: AsyncIterator<GenerationEvent>,
+  choiceCount: number,
 ): AsyncGenerator<GenerationEvent> {
+  let unfinished = choiceCount;
   try {
     for (let step = first; !step.done; step = await iterator.next()) {
       yield step.value;
-      if (step.value.type === "finish") return;
+      if (step.value.type === "finish" && --unfinished === 0) return;
     }
   } finally {
     await iterator.return?.();
   }
-  throw new Error("Cannot finish a generation: expected a finish event, got the end of the events");
+  throw new Error(
+    `Cannot finish a generation: expected ${unfinished} more finish events, got the end of the events`,
+  );
 }
 
-/** All of a generation at once. */
-export async function collect(events: AsyncIterable<GenerationEvent>): Promise<GeneratedText> {
-  let text = "";
+/** All of a generation at once, answers in order. */
+export async function collect({ events, choiceCount }: Generation): Promise<GeneratedAnswer[]> {
+  const answers = Array.from({ length: choiceCount }, () => ({ text: "", tokens: [] as NamedLogprobs[] }));
+  const finishes: Finish[] = [];
   for await (const event of events) {
-    if (event.type === "finish") return { text, finish: event };
-    text += event.text;
+    const answer = answers[event.choice];
+    answer.tokens.push(...event.tokens);
+    if (event.type === "finish") finishes[event.choice] = event;
+    else answer.text += event.text;
   }
-  throw new Error("Cannot collect a generation: expected a finish event, got none");
+  return answers.map((answer, choice) => ({ ...answer, finish: finishes[choice] }));
 }
 
-export function usageOf({ promptTokens, completionTokens }: Finish): Usage {
+/** The answers of a request have their prompt in common. */
+export function usageOf(finishes: readonly Finish[]): Usage {
+  const promptTokens = finishes[0].promptTokens;
+  const completionTokens = finishes.reduce((sum, finish) => sum + finish.completionTokens, 0);
   return {
     prompt_tokens: promptTokens,
     completion_tokens: completionTokens,

@@ -6,6 +6,8 @@ import { z } from "zod";
 import { InvalidRequestError } from "../engine/errors.ts";
 import { describe, quote } from "./errors.ts";
 
+export const boolean = z.boolean({ error: "true or false" });
+
 /** Validates `body`; throws `InvalidRequestError` whose `param` is the path of the first thing wrong. */
 export function validate<T>(schema: z.ZodType<T>, body: unknown): T {
   const result = schema.safeParse(body);
@@ -29,6 +31,26 @@ export function array<Item extends z.ZodType>(item: Item, lengthMax: number, err
 export function numberBetween(low: number, high: number) {
   const error = `a number from ${low} to ${high}`;
   return z.number({ error }).min(low, { error }).max(high, { error });
+}
+
+export function integerBetween(low: number, high: number) {
+  const error = `an integer from ${low} to ${high}`;
+  return z.int({ error }).min(low, { error }).max(high, { error });
+}
+
+export function stringUpTo(lengthMax: number) {
+  const error = `a string of 1 to ${lengthMax} characters`;
+  return z.string({ error }).min(1, { error }).max(lengthMax, { error });
+}
+
+/** A parameter that is known by name only: accepted with the value that asks for nothing, refused with any other. */
+export function only<T extends number | boolean>(value: T) {
+  return z.literal(value, { error: `${value}, as nothing else is supported` });
+}
+
+/** What no single parameter shows to be wrong. */
+export function refusal(param: string, reason: string): InvalidRequestError {
+  return new InvalidRequestError(`Cannot accept ${param}: ${reason}`, param);
 }
 
 export function integerFrom(low: number) {

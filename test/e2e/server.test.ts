@@ -4,7 +4,7 @@ import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "
 import OpenAI from "openai";
 import { type Served, serveTinyModel, tinyModel, tinyName as model } from "../support/served.ts";
 
-// Bun forgets what the preloaded setup says after the first file.
+// Software adapters take their time, and Bun's 5 s apply to each file anew.
 setDefaultTimeout(120_000);
 
 const { APIUserAbortError, BadRequestError, NotFoundError } = OpenAI;

@@ -1,138 +1,103 @@
-import { describe, expect, test } from "bun:test";
-import type { GenerationRequest, SamplingParams } from "../../src/engine/client.ts";
-import { type CoreEvent, type CoreOptions, EngineCore } from "../../src/engine/core.ts";
+/** The step loop over the real scheduler: what it runs when, and what becomes of the ids. */
+import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { sampledRow } from "../../src/engine/step-plan.ts";
-import { FakeRunner, settled } from "../support/fake-runner.ts";
+import { CoreHarness, coreRequest, promptOf } from "../support/core-harness.ts";
+import { settled } from "../support/fake-runner.ts";
 
-const eos = 9;
+// Software adapters take their time, and Bun's 5 s apply to each file anew.
+setDefaultTimeout(120_000);
 
-/** A core over a fake runner, and what it told each request. */
-class Harness {
-  readonly runner: FakeRunner;
-  readonly core: EngineCore;
-  readonly events = new Map<string, CoreEvent[]>();
-  readonly errors = new Map<string, unknown>();
-
-  constructor(runner: FakeRunner, options: Partial<CoreOptions> = {}) {
-    this.runner = runner;
-    this.core = new EngineCore({
-      runner,
-      blockCount: 16,
-      isPrefixLm: true,
-      eosTokenIds: [eos],
-      ...options,
-    });
-  }
-
-  submit(request: GenerationRequest): void {
-    const events: CoreEvent[] = [];
-    this.events.set(request.id, events);
-    this.core.submit(
-      request,
-      (event) => events.push(event),
-      (error) => this.errors.set(request.id, error),
-    );
-  }
-
-  /** Ids reported to a request so far. */
-  ids(id: string): number[] {
-    return (this.events.get(id) ?? []).flatMap((event) => (event.type === "tokens" ? event.ids : []));
-  }
-
-  /** How the request ended, or null. */
-  finish(id: string): string | null {
-    const last = this.events.get(id)?.at(-1);
-    return last?.type === "finish" ? last.reason : null;
-  }
-}
-
-function request(id: string, changes: Partial<GenerationRequest> & Partial<SamplingParams> = {}) {
-  const { promptIds = [1, 2, 3, 4, 5], prefixLength, ...sampling } = changes;
-  const greedy = { maxTokens: 3, temperature: 0, topP: 1, topK: 0, minP: 0, seed: 7n, stop: [] };
-  return {
-    id,
-    promptIds,
-    ...(prefixLength === undefined ? {} : { prefixLength }),
-    sampling: { ...greedy, ...sampling },
-  };
-}
-
-const prompt = (count: number) => Array.from({ length: count }, (_, i) => 100 + i);
+const one = () => 1;
 
 describe("prefill", () => {
-  test("a Prefix LM's whole prompt is one step, its prefix the whole prompt", async () => {
-    const engine = new Harness(new FakeRunner({}, () => 1));
-    engine.submit(request("a", { promptIds: prompt(30) }));
+  test("a Prefix LM's whole prompt is one rectangle, its prefix the whole prompt", async () => {
+    const engine = new CoreHarness({ script: one });
+    engine.submit(coreRequest("a", { promptIds: promptOf(30) }));
     await settled();
-    expect(engine.runner.sequences[0]).toMatchObject({
-      tokenIds: prompt(30),
-      start: 0,
-      prefixLength: 30,
-      logits: "last",
-    });
+    const prefill = { tokenIds: promptOf(30), start: 0, writeStart: 0, prefixLength: 30, logits: "last" };
+    expect(engine.runner.rectangles[0]).toMatchObject(prefill);
     expect(engine.finish("a")).toBe("length");
   });
 
-  test("a prefix that no step can hold is refused whole, never cut", async () => {
-    const engine = new Harness(new FakeRunner({ tokens: 8 }, () => 1));
-    engine.submit(request("long", { promptIds: prompt(9) }));
-    engine.submit(request("next", { promptIds: prompt(8) }));
+  test("a prefix over the budget is cut along passes, never along tokens, and sampled at its end", async () => {
+    const engine = new CoreHarness({ maxBatchedTokens: 8, passCount: 4, script: one });
+    engine.submit(coreRequest("a", { promptIds: promptOf(16), maxTokens: 2 }));
     await settled();
-    expect(engine.errors.get("long")).toBeInstanceOf(RangeError);
-    expect(engine.events.get("long")).toEqual([]);
-    expect(engine.runner.sequences[0].tokenIds).toEqual(prompt(8));
-    expect(engine.finish("next")).toBe("length");
+    const layered = engine.runner.steps.flatMap(({ plan }) => plan.layered ?? []);
+    expect(layered.map(({ from, to }) => [from, to])).toEqual([
+      [0, 2],
+      [2, 4],
+    ]);
+    expect(layered.map(({ rectangle }) => rectangle.tokenIds)).toEqual([promptOf(16), promptOf(16)]);
+    expect(layered.map(({ rectangle }) => rectangle.sampling.length)).toEqual([0, 1]);
+    expect(engine.ids("a")).toEqual([1, 1]);
+  });
+
+  test("an id of the layered batch is waited for, not referred to", async () => {
+    const engine = new CoreHarness({ maxBatchedTokens: 8 });
+    engine.submit(coreRequest("a", { promptIds: promptOf(16) }));
+    const { steps } = engine.runner;
+    for (let step = 0; step < 2; step++) {
+      await settled();
+      expect(steps.length).toBe(2);
+      steps[step].answer(...steps[step].rows.map(() => 50));
+    }
+    await settled();
+    expect(steps[2].plan.main.map(({ tokenIds }) => tokenIds)).toEqual([[50]]);
   });
 
   test("a causal prompt is cut into full steps, and only the last one samples", async () => {
-    const engine = new Harness(new FakeRunner({ tokens: 4 }, () => 1), { isPrefixLm: false });
-    engine.submit(request("a", { promptIds: prompt(10), maxTokens: 1 }));
+    const engine = new CoreHarness({ isPrefixLm: false, maxBatchedTokens: 4, maxSequences: 4, script: one });
+    engine.submit(coreRequest("a", { promptIds: promptOf(10), maxTokens: 1 }));
     await settled();
-    expect(engine.runner.sequences.map(({ start, tokenIds }) => [start, tokenIds])).toEqual([
-      [0, prompt(10).slice(0, 4)],
-      [4, prompt(10).slice(4, 8)],
-      [8, prompt(10).slice(8)],
+    const chunks = engine.runner.rectangles;
+    expect(chunks.map(({ start, tokenIds }) => [start, tokenIds])).toEqual([
+      [0, promptOf(10).slice(0, 4)],
+      [4, promptOf(10).slice(4, 8)],
+      [8, promptOf(10).slice(8)],
     ]);
-    expect(engine.runner.sequences.map(({ logits }) => logits)).toEqual(["none", "none", "last"]);
-    expect(engine.runner.steps.map(({ wanted }) => wanted)).toEqual([[], [], ["sampled"]]);
+    expect(chunks.map(({ logits }) => logits)).toEqual(["none", "none", "last"]);
+    expect(engine.finish("a")).toBe("length");
   });
 
   test("behind a prefix the rest of the prompt may be cut", async () => {
-    const engine = new Harness(new FakeRunner({ tokens: 6 }, () => 1));
-    engine.submit(request("a", { promptIds: prompt(15), prefixLength: 5, maxTokens: 1 }));
+    const engine = new CoreHarness({ maxBatchedTokens: 6, maxSequences: 4, script: one });
+    engine.submit(coreRequest("a", { promptIds: promptOf(15), prefixLength: 5, maxTokens: 1 }));
     await settled();
-    const cuts = engine.runner.sequences.map(({ start, tokenIds }) => [start, tokenIds.length]);
+    const cuts = engine.runner.rectangles.map(({ start, tokenIds }) => [start, tokenIds.length]);
     expect(cuts).toEqual([
       [0, 6],
       [6, 6],
       [12, 3],
     ]);
-    expect(engine.runner.sequences.map(({ prefixLength }) => prefixLength)).toEqual([5, 5, 5]);
+    expect(engine.runner.rectangles.map(({ prefixLength }) => prefixLength)).toEqual([5, 5, 5]);
   });
-});
 
-describe("prefix length", () => {
   test.each([
     [true, undefined, 5],
     [true, 3, 3],
     [true, 0, 0],
     [false, undefined, 0],
     [false, 3, 0],
-  ])("of a Prefix LM (%s) asked for %s is %s in every step", async (isPrefixLm, prefixLength, expected) => {
-    const engine = new Harness(new FakeRunner({}, () => 1), { isPrefixLm });
-    engine.submit(request("a", { prefixLength, maxTokens: 4 }));
-    await settled();
-    expect(engine.runner.sequences.map((sequence) => sequence.prefixLength)).toEqual(
-      Array.from({ length: 4 }, () => expected),
-    );
-  });
+  ])(
+    "prefix of a Prefix LM (%s) asked for %s is %s in every step",
+    async (isPrefixLm, prefixLength, expected) => {
+      const engine = new CoreHarness({ isPrefixLm, script: one });
+      engine.submit(coreRequest("a", { prefixLength, maxTokens: 4 }));
+      await settled();
+      expect(engine.runner.rectangles.map((rectangle) => rectangle.prefixLength)).toEqual(
+        Array.from({ length: 4 }, () => expected),
+      );
+    },
+  );
 });
 
 describe("decode", () => {
-  test("a step is submitted before the ids of the one before are read", async () => {
-    const engine = new Harness(new FakeRunner());
-    engine.submit(request("a"));
-    const { steps } = engine.runner;
+  test("a step is submitted before the ids of the one before are read, and no more than two are under way", async () => {
+    const engine = new CoreHarness();
+    engine.submit(coreRequest("a", { maxTokens: 9 }));
+    const { steps, rectangles } = engine.runner;
+    expect(rectangles.length).toBe(1);
     await settled();
     expect(steps.map(({ isRead }) => isRead)).toEqual([true, false]);
     expect(engine.ids("a")).toEqual([]);
@@ -140,189 +105,173 @@ describe("decode", () => {
     await settled();
     expect(steps.map(({ isRead }) => isRead)).toEqual([true, true, false]);
     expect(engine.ids("a")).toEqual([50]);
-    expect(engine.runner.sequences[1]).toMatchObject({ tokenIds: [sampledRow(0)], start: 5, logits: "last" });
+    expect(steps[1].plan.main).toMatchObject([{ tokenIds: [sampledRow(0)], start: 5, logits: "last" }]);
+  });
+
+  test("ids that come out of turn are handed on in turn", async () => {
+    const engine = new CoreHarness();
+    engine.submit(coreRequest("a", { maxTokens: 2 }));
+    const { steps } = engine.runner;
+    await settled();
+    steps[1].answer(51);
+    await settled();
+    expect(engine.ids("a")).toEqual([]);
+    steps[0].answer(50);
+    await settled();
+    expect(engine.ids("a")).toEqual([50, 51]);
   });
 
   test("positions and the counter of random numbers go up by one a token", async () => {
-    const engine = new Harness(new FakeRunner({}, (count) => 50 + count));
-    engine.submit(request("a", { maxTokens: 4, temperature: 0.5, topK: 3, topP: 0.9, minP: 0.1 }));
+    const engine = new CoreHarness({ script: ({ step }) => 50 + step });
+    engine.submit(coreRequest("a", { maxTokens: 4, temperature: 0.5, topK: 3, topP: 0.9, minP: 0.1 }));
     await settled();
     expect(engine.ids("a")).toEqual([50, 51, 52, 53]);
-    const { sequences } = engine.runner;
-    expect(sequences.map(({ start }) => start)).toEqual([0, 5, 6, 7]);
+    const { rectangles } = engine.runner;
+    expect(rectangles.map(({ start }) => start)).toEqual([0, 5, 6, 7]);
     const settings = { temperature: 0.5, topK: 3, topP: 0.9, minP: 0.1, seed: 7n };
-    expect(sequences.map(({ sampling }) => sampling)).toEqual(
-      [0, 1, 2, 3].map((step) => ({ ...settings, step })),
+    expect(rectangles.map(({ sampling }) => sampling)).toEqual(
+      [0, 1, 2, 3].map((step) => [{ ...settings, step }]),
     );
   });
 
-  test("the last token ends with length, and no step follows it", async () => {
-    const engine = new Harness(new FakeRunner({}, () => 1));
-    engine.submit(request("a", { maxTokens: 2 }));
+  test("requests share steps; each token comes from its own row, whoever comes and goes", async () => {
+    const engine = new CoreHarness({ script: ({ requestId, step }) => (requestId === "a" ? 20 : 40) + step });
+    engine.submit(coreRequest("a", { maxTokens: 3 }));
+    engine.submit(coreRequest("b", { maxTokens: 5, promptIds: promptOf(7) }));
     await settled();
-    expect(engine.runner.steps.length).toBe(2);
-    expect(engine.events.get("a")?.at(-1)).toEqual({ type: "finish", reason: "length" });
+    expect(engine.ids("a")).toEqual([20, 21, 22]);
+    expect(engine.ids("b")).toEqual([40, 41, 42, 43, 44]);
+    const batches = engine.runner.steps.map(({ plan }) =>
+      plan.main.map(({ requestId }) => requestId).join(""),
+    );
+    expect(batches).toEqual(["a", "ab", "ab", "b", "b", "b"]);
+    const fed = engine.runner.rectanglesOf("b").map(({ tokenIds }) => tokenIds[0]);
+    // Its own prefill, then row 1 of the batch with a, then row 0 alone.
+    expect(fed).toEqual([promptOf(7)[0], sampledRow(1), sampledRow(1), sampledRow(0), sampledRow(0)]);
   });
 
-  test("an end token is reported, ends with stop, and wins over the limit", async () => {
-    const engine = new Harness(new FakeRunner({}, (count) => (count === 1 ? eos : 1)));
-    engine.submit(request("a", { maxTokens: 2 }));
+  test("a request that comes while steps are under way joins the next", async () => {
+    const engine = new CoreHarness();
+    engine.submit(coreRequest("a", { maxTokens: 9 }));
     await settled();
-    expect(engine.ids("a")).toEqual([1, eos]);
-    expect(engine.finish("a")).toBe("stop");
-  });
-
-  test("blocks are not reused before the step too many is done", async () => {
-    const engine = new Harness(new FakeRunner(), { blockCount: 2 });
-    engine.submit(request("a"));
-    engine.submit(request("b"));
-    const { steps } = engine.runner;
-    steps[0].answer(eos);
-    await settled();
-    expect(engine.finish("a")).toBe("stop");
-    expect(steps.map(({ isRead }) => isRead)).toEqual([true, true]);
-    steps[1].answer(1);
-    await settled();
-    expect(steps.length).toBe(4);
-    const [first, , second] = engine.runner.sequences.map(({ blocks }) => blocks.toSorted());
-    expect(second).toEqual(first);
-  });
-});
-
-describe("cancel", () => {
-  /** Runs another request that needs every block there is, one step a token. */
-  async function runsToTheEnd(engine: Harness, id: string): Promise<void> {
-    engine.submit(request(id, { promptIds: [8, 8, 8, 8, 8], maxTokens: 3 }));
-    for (let answered = 0; engine.finish(id) === null && answered < 20; answered++) {
-      for (const step of engine.runner.steps) step.answer(1);
-      await settled();
-    }
-    expect(engine.ids(id)).toEqual([1, 1, 1]);
-    expect(engine.errors.size).toBe(0);
-  }
-
-  test("of a request that waits", async () => {
-    const engine = new Harness(new FakeRunner(), { blockCount: 2 });
-    engine.submit(request("first", { maxTokens: 1 }));
-    engine.submit(request("waiting"));
-    engine.core.cancel("waiting");
+    engine.submit(coreRequest("b", { promptIds: promptOf(6) }));
     engine.runner.steps[0].answer(1);
     await settled();
-    expect(engine.finish("first")).toBe("length");
-    expect(engine.runner.steps.length).toBe(1);
-    expect(engine.events.get("waiting")).toEqual([]);
-    await runsToTheEnd(engine, "next");
+    expect(engine.runner.steps[2].plan.main.map(({ requestId }) => requestId)).toEqual(["a", "b"]);
   });
 
-  test("during a prefill: the chunks that are left are not run", async () => {
-    const engine = new Harness(new FakeRunner({ tokens: 4 }), { isPrefixLm: false });
-    engine.submit(request("a", { promptIds: prompt(60) }));
-    // As from another thread: the message is taken up when the loop gives way.
-    setImmediate(() => engine.core.cancel("a"));
-    await settled();
-    expect(engine.runner.steps.length).toBeLessThan(4);
-    expect(engine.events.get("a")).toEqual([]);
-    await runsToTheEnd(engine, "next");
-  });
-
-  test("while ids are awaited: nothing more is emitted, each step is read once", async () => {
-    const engine = new Harness(new FakeRunner(), { blockCount: 3 });
-    engine.submit(request("a", { maxTokens: 7 }));
+  test("a request with penalties is planned when its ids are known; another goes on every step", async () => {
+    const engine = new CoreHarness();
+    engine.submit(coreRequest("penalised", { maxTokens: 4, penalties: { frequency: 1 } }));
+    engine.submit(coreRequest("plain", { maxTokens: 9, promptIds: promptOf(6) }));
     const { steps } = engine.runner;
-    steps[0].answer(50);
-    await settled();
-    engine.core.cancel("a");
-    engine.submit(request("b"));
-    steps[1].answer(51);
-    await settled();
-    expect(engine.ids("a")).toEqual([50]);
-    expect(steps.length).toBe(3); // the one that was submitted ahead is still running
-    steps[2].answer(52);
-    await settled();
-    expect(steps.slice(0, 3).every(({ isRead }) => isRead)).toBe(true);
-    expect(engine.events.get("a")?.length).toBe(1);
-    expect(engine.runner.sequences[3].start).toBe(0);
-  });
-
-  test("from within an event: nothing more is emitted", async () => {
-    const engine = new Harness(new FakeRunner({}, () => 1));
-    const events: CoreEvent[] = [];
-    const take = (event: CoreEvent) => {
-      events.push(event);
-      engine.core.cancel("a");
-    };
-    engine.core.submit(request("a", { maxTokens: 1 }), take, (error) => engine.errors.set("a", error));
-    await settled();
-    expect(events).toEqual([{ type: "tokens", ids: [1] }]);
-    await runsToTheEnd(engine, "next");
-  });
-
-  test("of an unknown request does nothing", async () => {
-    const engine = new Harness(new FakeRunner({}, () => 1));
-    engine.core.cancel("nobody");
-    engine.submit(request("a"));
-    await settled();
-    expect(engine.finish("a")).toBe("length");
-  });
-});
-
-describe("close", () => {
-  test("waits for the steps under way, ends all requests without a word, and runs no more of them", async () => {
-    const engine = new Harness(new FakeRunner());
-    engine.submit(request("running", { maxTokens: 9 }));
-    engine.submit(request("waiting"));
-    const { steps } = engine.runner;
-    steps[0].answer(50);
-    await settled();
-    let isClosed = false;
-    const closing = engine.core.close().then(() => (isClosed = true));
-    for (const index of [1, 2]) {
+    for (let step = 0; step < 6; step++) {
       await settled();
-      expect(isClosed).toBe(false);
-      steps[index].answer(51);
+      expect(steps.filter(({ isRead }) => !isRead).length).toBe(1);
+      steps[step].answer(
+        ...steps[step].rows.map(({ requestId, step: count }) => {
+          return (requestId === "plain" ? 40 : 20) + count;
+        }),
+      );
     }
-    await closing;
-    expect(steps.length).toBe(3);
-    expect(engine.ids("running")).toEqual([50]);
-    expect([engine.finish("running"), engine.finish("waiting")]).toEqual([null, null]);
-  });
-
-  test("of an idle core is done at once", async () => {
-    await new Harness(new FakeRunner()).core.close();
+    await settled();
+    const planned = (id: string) =>
+      steps.map(({ plan }) => plan.main.some(({ requestId }) => requestId === id));
+    expect(planned("penalised").slice(0, 7)).toEqual([true, false, true, false, true, false, true]);
+    expect(planned("plain").slice(1, 7)).toEqual([true, true, true, true, true, true]);
+    const fed = engine.runner.rectanglesOf("penalised").map(({ tokenIds }) => tokenIds);
+    expect(fed.slice(1)).toEqual([[20], [21], [22]]);
   });
 });
 
-describe("errors", () => {
-  test("a failing step fails its request only", async () => {
-    const engine = new Harness(new FakeRunner(), { blockCount: 2 });
-    engine.submit(request("a"));
-    engine.submit(request("b", { maxTokens: 1 }));
-    engine.runner.steps[0].fail(new Error("the step failed"));
+describe("a slow reader's request", () => {
+  test("is not planned while it is paused, and goes on where it was; another is not held up", async () => {
+    const engine = new CoreHarness({ script: ({ step }) => 20 + step });
+    engine.submit(coreRequest("slow", { maxTokens: 40 }), () => {
+      if (engine.ids("slow").length === 3) engine.core.pause("slow");
+    });
+    engine.submit(coreRequest("b", { maxTokens: 30, promptIds: promptOf(6) }));
     await settled();
-    expect(String(engine.errors.get("a"))).toBe("Error: the step failed");
-    expect(engine.events.get("a")).toEqual([]);
-    engine.runner.steps.at(-1)?.answer(5);
-    await settled();
-    expect(engine.ids("b")).toEqual([5]);
-    expect(engine.finish("b")).toBe("length");
-    expect(engine.errors.has("b")).toBe(false);
+    while (engine.finish("b") === null) await settled();
+    const taken = engine.ids("slow").length;
+    expect(taken).toBeLessThan(6);
+    expect(engine.scheduler.stats()).toMatchObject({ running: 0, paused: 1 });
+    engine.core.resume("slow");
+    while (engine.finish("slow") === null) await settled();
+    expect(engine.ids("slow")).toEqual(Array.from({ length: 40 }, (_, step) => 20 + step));
   });
+});
 
-  test("a request that needs more blocks than there are fails alone", async () => {
-    const engine = new Harness(new FakeRunner({}, () => 1), { blockCount: 2 });
-    engine.submit(request("large", { maxTokens: 4 }));
-    engine.submit(request("small", { maxTokens: 3 }));
-    await settled();
-    expect(String(engine.errors.get("large"))).toContain("KV blocks are more than there are");
-    expect(engine.finish("small")).toBe("length");
-  });
-
-  test("a hundred requests one after the other run in order and leak no block", async () => {
-    const engine = new Harness(new FakeRunner({}, (count) => (count % 3 === 2 ? eos : 1)), { blockCount: 2 });
-    const names = Array.from({ length: 100 }, (_, i) => `request ${i}`);
-    for (const name of names) engine.submit(request(name));
-    for (let turn = 0; turn < 20 && engine.finish("request 99") === null; turn++) await settled();
-    expect(names.map((name) => engine.finish(name) !== null).every(Boolean)).toBe(true);
+describe("many requests", () => {
+  test("a hundred, in a pool for few, all get their own ids, and no block is left over", async () => {
+    const script = ({ requestId, step }: { requestId: string; step: number }) =>
+      (Number(requestId) * 3 + step) % 60;
+    const engine = new CoreHarness({ blockCount: 12, maxBatchedTokens: 16, maxSequences: 8, script });
+    const ids = Array.from({ length: 100 }, (_, index) => index);
+    for (const id of ids) {
+      engine.submit(
+        coreRequest(`${id}`, { promptIds: promptOf(3 + (id % 20), id), maxTokens: 12, ignoreEos: true }),
+      );
+    }
+    for (let turn = 0; turn < 200 && ids.some((id) => engine.finish(`${id}`) === null); turn++)
+      await settled();
+    for (const id of ids) {
+      expect(engine.ids(`${id}`)).toEqual(
+        Array.from({ length: 12 }, (_, step) => script({ requestId: `${id}`, step })),
+      );
+    }
+    expect(engine.scheduler.stats().preemptions).toBeGreaterThan(0);
     expect(engine.errors.size).toBe(0);
+    expect(engine.blocksUsed()).toBe(0);
+  });
+
+  test("one that comes the moment the loop runs dry is served", async () => {
+    for (let microtasks = 0; microtasks < 12; microtasks++) {
+      const engine = new CoreHarness({ script: one });
+      const submitLater = async () => {
+        for (let turn = 0; turn < microtasks; turn++) await Promise.resolve();
+        engine.submit(coreRequest("b"));
+      };
+      let isLater = Promise.resolve();
+      engine.submit(coreRequest("a"), ({ type }) => {
+        if (type === "finish") isLater = submitLater();
+      });
+      await settled();
+      await isLater;
+      expect([microtasks, engine.finish("b")]).toEqual([microtasks, "length"]);
+    }
+  });
+});
+
+describe("the timeline", () => {
+  test("gets every step once, in order, with its rectangles and what was there when it was planned", async () => {
+    const engine = new CoreHarness({ maxBatchedTokens: 8, isTraced: true, script: one });
+    engine.submit(coreRequest("a", { promptIds: promptOf(16), maxTokens: 2 }));
+    engine.submit(coreRequest("b", { promptIds: promptOf(3), maxTokens: 2, n: 2 }));
+    await settled();
+    const { traced } = engine;
+    expect(traced.map(({ index }) => index)).toEqual(engine.runner.steps.map((_, index) => index + 1));
+    const kinds = traced.flatMap(({ rectangles }) =>
+      rectangles.map(({ sequence, kind }) => `${sequence} ${kind}`),
+    );
+    expect(kinds.toSorted()).toEqual(
+      ["a 0 decode", "a 0 layered", "a 0 layered", "b 0 decode", "b 0 prefill", "b 1 decode"].toSorted(),
+    );
+    expect(traced[0].counters).toMatchObject({ running: 1, waiting: 0 });
+    expect(traced[0].rectangles).toEqual([
+      { sequence: "a 0", kind: "layered", tokens: [0, 16], passes: [0, 2] },
+    ]);
+  });
+
+  test("times a step from its submission until its ids are there", async () => {
+    const engine = new CoreHarness({ isTraced: true });
+    engine.nowMs = 10;
+    engine.submit(coreRequest("a", { maxTokens: 1 }));
+    await settled();
+    expect(engine.traced).toEqual([]);
+    engine.nowMs = 17;
+    engine.runner.steps[0].answer(1);
+    await settled();
+    expect(engine.traced.map(({ submitMs, doneMs }) => [submitMs, doneMs])).toEqual([[10, 17]]);
   });
 });

@@ -48,3 +48,67 @@ describe("EventQueue", () => {
     );
   });
 });
+
+describe("a reader that falls behind", () => {
+  /** A queue of at most 4, and what it said of its reader. */
+  function watched() {
+    const said: string[] = [];
+    const queue = new EventQueue<number>({
+      itemsMax: 4,
+      onFull: () => said.push("full"),
+      onDrained: () => said.push("drained"),
+    });
+    return { queue, said, reader: queue[Symbol.asyncIterator]() };
+  }
+
+  test("is told of once, and again only after it has caught up with half", async () => {
+    const { queue, said, reader } = watched();
+    for (const item of [1, 2, 3]) queue.push(item);
+    expect(said).toEqual([]);
+    for (const item of [4, 5, 6]) queue.push(item);
+    expect(said).toEqual(["full"]);
+    for (const item of [1, 2, 3]) expect((await reader.next()).value).toBe(item);
+    expect(said).toEqual(["full"]);
+    expect((await reader.next()).value).toBe(4);
+    expect(said).toEqual(["full", "drained"]);
+    queue.push(7);
+    expect(said.length).toBe(2);
+    queue.push(8);
+    expect(said).toEqual(["full", "drained", "full"]);
+  });
+
+  test("gets everything in order all the same", async () => {
+    const { queue, said, reader } = watched();
+    for (let item = 0; item < 20; item++) queue.push(item);
+    for (let item = 0; item < 20; item++) expect((await reader.next()).value).toBe(item);
+    expect(said).toEqual(["full", "drained"]);
+    expect(queue.takenCount).toBe(20);
+  });
+
+  test("is not told of while it keeps up", async () => {
+    const { queue, said, reader } = watched();
+    for (let item = 0; item < 20; item++) {
+      queue.push(item);
+      await reader.next();
+    }
+    expect(said).toEqual([]);
+  });
+
+  test("counts what it took, not what is queued", async () => {
+    const { queue, reader } = watched();
+    const waiting = reader.next();
+    expect(queue.takenCount).toBe(0);
+    queue.push(1);
+    queue.push(2);
+    await waiting;
+    expect(queue.takenCount).toBe(1);
+  });
+
+  test("gets the failure, not what was queued", async () => {
+    const { queue, reader } = watched();
+    for (let item = 0; item < 5; item++) queue.push(item);
+    await reader.next();
+    queue.fail(new Error("dropped"));
+    expect((await rejection(reader.next())).message).toBe("dropped");
+  });
+});

@@ -1,14 +1,17 @@
 import { describe, expect, test } from "bun:test";
 import {
+  type Rectangle,
+  rectangleRows,
   rowCount,
   rowOfSampled,
   sampledRow,
-  type SequenceStep,
   tokenCount,
 } from "../../src/engine/step-plan.ts";
+import { greedyRow, rectangle } from "../support/rectangle.ts";
 
-function sequence(length: number, logits: SequenceStep["logits"]): SequenceStep {
-  return { tokenIds: Array.from({ length }, () => 1), start: 0, prefixLength: 0, blocks: [0], logits };
+function sized(length: number, logits: Rectangle["logits"], answers = 0): Rectangle {
+  const sampling = Array.from({ length: answers }, () => greedyRow);
+  return rectangle({ tokenIds: Array.from({ length }, () => 1), logits, sampling });
 }
 
 describe("step plan", () => {
@@ -20,10 +23,18 @@ describe("step plan", () => {
     for (const id of [0, 1, 262_143]) expect(rowOfSampled(id)).toBeNull();
   });
 
+  test("a rectangle's rows: none, one for each answer and at least one, or one for each token", () => {
+    expect(rectangleRows(sized(5, "none"))).toBe(0);
+    expect(rectangleRows(sized(5, "last"))).toBe(1);
+    expect(rectangleRows(sized(5, "last", 1))).toBe(1);
+    expect(rectangleRows(sized(5, "last", 4))).toBe(4);
+    expect(rectangleRows(sized(5, "all"))).toBe(5);
+  });
+
   test("counts tokens and rows of logits", () => {
-    const plan = [sequence(5, "none"), sequence(3, "last"), sequence(4, "all"), sequence(1, "last")];
-    expect(tokenCount(plan)).toBe(13);
-    expect(rowCount(plan)).toBe(6);
+    const batch = [sized(5, "none"), sized(3, "last", 2), sized(4, "all"), sized(1, "last")];
+    expect(tokenCount(batch)).toBe(13);
+    expect(rowCount(batch)).toBe(7);
     expect([tokenCount([]), rowCount([])]).toEqual([0, 0]);
   });
 });

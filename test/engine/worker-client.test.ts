@@ -1,11 +1,12 @@
 /** The client over the real engine in its Worker, and over a scripted Worker for what a real one does not do on cue. */
 import { cpSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { afterAll, describe, expect, test } from "bun:test";
+import { afterAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import type { GenerationEvent, GenerationRequest, SamplingParams } from "../../src/engine/client.ts";
 import {
   CheckpointError,
   ContextLengthError,
+  DeadlineError,
   EngineDeadError,
   InvalidRequestError,
   QueueFullError,
@@ -18,6 +19,9 @@ import { QUEUED_REQUESTS_MAX } from "../../src/limits.ts";
 import { withTempDir } from "../support/checkpoint.ts";
 import { rejection } from "../support/rejection.ts";
 import { project, shared } from "../support/shared.ts";
+
+// Software adapters take their time, and Bun's 5 s apply to each file anew.
+setDefaultTimeout(120_000);
 
 const stories = shared("models/tinystories-656k");
 const tinyHrm = project("models/hrm-text-tiny");
@@ -100,7 +104,7 @@ describe("over the real engine", () => {
     const events = await Array.fromAsync(client.submit(request()));
     expect(idsOf(events)).toEqual(expectedIds);
     const usage = { promptTokens: promptIds.length, completionTokens: 8 };
-    expect(events.at(-1)).toEqual({ type: "finish", reason: "length", ...usage });
+    expect(events.at(-1)).toEqual({ type: "finish", choice: 0, reason: "length", ...usage });
   }
 
   test("says what it serves", async () => {
@@ -152,6 +156,7 @@ describe("over the real engine", () => {
     );
     expect(events.at(-1)).toEqual({
       type: "finish",
+      choice: 0,
       reason: "length",
       promptTokens: 46,
       completionTokens: 2,
@@ -167,7 +172,7 @@ describe("over the real engine", () => {
     const error = await rejection(first(client, request()));
     expect(error).toBeInstanceOf(QueueFullError);
     expect((error as QueueFullError).retryAfterSeconds).toBe(1);
-    expect(error.message).toContain(`at most ${QUEUED_REQUESTS_MAX} may wait`);
+    expect(error.message).toContain(`at most ${QUEUED_REQUESTS_MAX} requests may be under way`);
     abort.abort(new Error("enough"));
     expect(new Set((await Promise.all(waiting)).map(({ message }) => message))).toEqual(new Set(["enough"]));
     await expectGoldenAnswer();
@@ -215,7 +220,7 @@ describe("over the real engine", () => {
     const stopped = request({}, { maxTokens: 40, stop: [stop] });
     const events = await Array.fromAsync(client.submit(stopped));
     expect(events.at(-1)).toMatchObject({ type: "finish", reason: "stop" });
-    expect(sent.at(-1)).toEqual({ type: "cancel", id: stopped.id });
+    expect(sent.at(-1)).toEqual({ type: "cancel", id: stopped.id, choice: 0 });
     const text = events.map((event) => (event.type === "text" ? event.text : "")).join("");
     expect(text).not.toContain(stop);
     await expectGoldenAnswer();
@@ -228,6 +233,27 @@ describe("over the real engine", () => {
       Array.from({ length: 4 }, () => Array.fromAsync(client.submit(request()))),
     );
     for (const events of answers) expect(idsOf(events)).toEqual(expectedIds);
+  });
+
+  test("several answers come with their own ids, and log-probabilities with each", async () => {
+    const events = await Array.fromAsync((await starting).submit(request({}, { n: 3, logprobs: 2 })));
+    for (const choice of [0, 1, 2]) {
+      const own = events.filter((event) => event.choice === choice);
+      expect(idsOf(own)).toEqual(expectedIds);
+      expect(own.at(-1)).toMatchObject({ type: "finish", reason: "length", completionTokens: 8 });
+      const logprobs = own.flatMap((event) => (event.type === "text" ? (event.logprobs ?? []) : []));
+      expect(logprobs.map(({ chosen }) => chosen.id)).toEqual(expectedIds);
+      expect(logprobs.map(({ top }) => top.map(({ id }) => id)[0])).toEqual(expectedIds);
+    }
+    expect(sent.at(-1)?.type).toBe("submit");
+  });
+
+  test("more answers than run at once, and a deadline that has passed, are errors of their kinds", async () => {
+    const client = await starting;
+    const many = await rejection(first(client, request({}, { n: client.model.maxChoices + 1 })));
+    expect(many).toBeInstanceOf(InvalidRequestError);
+    expect(await rejection(first(client, request({ deadlineMs: 1 })))).toBeInstanceOf(DeadlineError);
+    await expectGoldenAnswer();
   });
 
   // The last one: nothing runs after it.

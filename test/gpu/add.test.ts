@@ -1,6 +1,9 @@
-import { describe, expect, test } from "bun:test";
+import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { add } from "../../src/gpu/kernels/add.ts";
 import { normals, output, runTwice, testGpu, traitVariants, upload } from "../support/gpu.ts";
+
+// Software adapters take their time, and Bun's 5 s apply to each file anew.
+setDefaultTimeout(120_000);
 
 const gpu = await testGpu();
 

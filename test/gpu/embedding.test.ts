@@ -1,4 +1,4 @@
-import { describe, expect, test } from "bun:test";
+import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { embedding, ID_FROM_SAMPLED } from "../../src/gpu/kernels/embedding.ts";
 import {
   assertClose,
@@ -10,6 +10,9 @@ import {
   traitVariants,
   upload,
 } from "../support/gpu.ts";
+
+// Software adapters take their time, and Bun's 5 s apply to each file anew.
+setDefaultTimeout(120_000);
 
 const gpu = await testGpu();
 // One rounding of a product in f32.

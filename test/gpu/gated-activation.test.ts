@@ -1,4 +1,4 @@
-import { describe, expect, test } from "bun:test";
+import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { type Activation, gatedActivation } from "../../src/gpu/kernels/gated-activation.ts";
 import {
   assertClose,
@@ -10,6 +10,9 @@ import {
   traitVariants,
   upload,
 } from "../support/gpu.ts";
+
+// Software adapters take their time, and Bun's 5 s apply to each file anew.
+setDefaultTimeout(120_000);
 
 const gpu = await testGpu();
 // The exponent's own rounding and WGSL's 3 + 2 |x| units in the last place (6e-8) for exp, |x| under 12 where it counts.

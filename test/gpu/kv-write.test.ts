@@ -1,7 +1,10 @@
-import { describe, expect, test } from "bun:test";
+import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { kvWrite } from "../../src/gpu/kernels/kv-write.ts";
 import type { Dtype } from "../../src/gpu/tensor.ts";
 import { normals, output, rounded, runTwice, testGpu, traitVariants, upload } from "../support/gpu.ts";
+
+// Software adapters take their time, and Bun's 5 s apply to each file anew.
+setDefaultTimeout(120_000);
 
 const gpu = await testGpu();
 

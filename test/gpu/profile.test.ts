@@ -1,4 +1,4 @@
-import { describe, expect, test } from "bun:test";
+import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { type GpuChoice, openDevice } from "../../src/gpu/device/open-device.ts";
 import type { Gpu } from "../../src/gpu/gpu.ts";
 import { add } from "../../src/gpu/kernels/add.ts";
@@ -8,6 +8,9 @@ import { Recorder } from "../../src/gpu/recorder.ts";
 import { createTensor } from "../../src/gpu/tensor.ts";
 import { testGpu } from "../support/gpu.ts";
 import { readF32 } from "../support/read-tensor.ts";
+
+// Software adapters take their time, and Bun's 5 s apply to each file anew.
+setDefaultTimeout(120_000);
 
 const choice = (process.env.PRELUDE_GPU as GpuChoice | undefined) ?? "software";
 const gpu = await testGpu();

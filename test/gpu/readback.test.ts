@@ -1,9 +1,12 @@
-import { describe, expect, test } from "bun:test";
+import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { ReadbackRing } from "../../src/gpu/readback.ts";
 import { Recorder } from "../../src/gpu/recorder.ts";
 import { createTensor, rows, section, type Tensor, writeTensor } from "../../src/gpu/tensor.ts";
 import { testGpu } from "../support/gpu.ts";
 import { rejection } from "../support/rejection.ts";
+
+// Software adapters take their time, and Bun's 5 s apply to each file anew.
+setDefaultTimeout(120_000);
 
 const gpu = await testGpu();
 

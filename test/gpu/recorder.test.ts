@@ -1,4 +1,4 @@
-import { describe, expect, test } from "bun:test";
+import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import type { Dispatch } from "../../src/gpu/kernel.ts";
 import { add } from "../../src/gpu/kernels/add.ts";
 import { embedding } from "../../src/gpu/kernels/embedding.ts";
@@ -6,6 +6,9 @@ import { Recorder } from "../../src/gpu/recorder.ts";
 import { createTensor, rows, type Tensor, writeTensor } from "../../src/gpu/tensor.ts";
 import { testGpu } from "../support/gpu.ts";
 import { readF32 } from "../support/read-tensor.ts";
+
+// Software adapters take their time, and Bun's 5 s apply to each file anew.
+setDefaultTimeout(120_000);
 
 const gpu = await testGpu();
 

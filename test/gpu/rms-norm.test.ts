@@ -1,6 +1,9 @@
-import { describe, expect, test } from "bun:test";
+import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { rmsNorm } from "../../src/gpu/kernels/rms-norm.ts";
 import { assertClose, normals, output, runTwice, testGpu, traitVariants, upload } from "../support/gpu.ts";
+
+// Software adapters take their time, and Bun's 5 s apply to each file anew.
+setDefaultTimeout(120_000);
 
 const gpu = await testGpu();
 // A sum of n rounded squares in f32, folded pairwise or by four: a few units in the last place (6e-8) are enough.

@@ -1,4 +1,4 @@
-import { describe, expect, test } from "bun:test";
+import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { rotaryTable } from "../../src/engine/layers/rotary.ts";
 import { rotary, type RotaryOptions } from "../../src/gpu/kernels/rotary.ts";
 import {
@@ -11,6 +11,9 @@ import {
   traitVariants,
   upload,
 } from "../support/gpu.ts";
+
+// Software adapters take their time, and Bun's 5 s apply to each file anew.
+setDefaultTimeout(120_000);
 
 const gpu = await testGpu();
 // Two products and a sum in f32, on a table that is given.

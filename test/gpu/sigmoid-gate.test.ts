@@ -1,4 +1,4 @@
-import { describe, expect, test } from "bun:test";
+import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { sigmoidGate } from "../../src/gpu/kernels/sigmoid-gate.ts";
 import {
   assertClose,
@@ -10,6 +10,9 @@ import {
   traitVariants,
   upload,
 } from "../support/gpu.ts";
+
+// Software adapters take their time, and Bun's 5 s apply to each file anew.
+setDefaultTimeout(120_000);
 
 const gpu = await testGpu();
 // WGSL allows exp(-g) an error of 3 + 2 |g| units in the last place (6e-8), and a quotient 2.5 more; |g| is under 12 here.

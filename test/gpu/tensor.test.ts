@@ -1,4 +1,4 @@
-import { describe, expect, test } from "bun:test";
+import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import {
   align,
   createTensor,
@@ -11,6 +11,9 @@ import {
 } from "../../src/gpu/tensor.ts";
 import { testGpu } from "../support/gpu.ts";
 import { readBytes, readF32, readU32 } from "../support/read-tensor.ts";
+
+// Software adapters take their time, and Bun's 5 s apply to each file anew.
+setDefaultTimeout(120_000);
 
 const gpu = await testGpu();
 

@@ -1,5 +1,5 @@
 import { describe, expect, test } from "bun:test";
-import { EngineDeadError } from "../../src/engine/errors.ts";
+import { DeadlineError, EngineDeadError, SlowReaderError } from "../../src/engine/errors.ts";
 import {
   aborted,
   say,
@@ -120,6 +120,17 @@ describe("streams", () => {
     expect(log.map((entry) => entry.type)).toEqual(["request", "error"]);
   });
 
+  test.each([
+    ["slow_reader", new SlowReaderError("slow")],
+    ["deadline_exceeded", new DeadlineError("late")],
+  ])("%s in mid-stream is said and is no failure of the server", async (code, thrown) => {
+    const { post, log } = setUp(new ScriptedClient(sayThenThrow(["Hello"], thrown)));
+    const response = await post(chat, { ...hello, stream: true });
+    const error = { message: thrown.message, type: "timeout_error", param: null, code };
+    expect(await chunksOf(response)).toEqual([chunks[0], chunks[1], { error }]);
+    expect(log.map((entry) => entry.type)).toEqual(["request"]);
+  });
+
   test("an unknown error in mid-stream keeps its text to itself", async () => {
     const { post } = setUp(new ScriptedClient(sayThenThrow(["Hello"], new Error("secret"))));
     const text = await (await post(chat, { ...hello, stream: true })).text();
@@ -133,7 +144,7 @@ describe("silence", () => {
   test("is filled with pings, which stop when the text goes on", async () => {
     const gate = Promise.withResolvers<undefined>();
     const engine = new ScriptedClient(async function* (request, signal) {
-      yield { type: "text", text: "Hello", tokenIds: [] };
+      yield { type: "text", choice: 0, text: "Hello", tokenIds: [] };
       await gate.promise;
       yield* say(" world")(request, signal);
     });

@@ -1,9 +1,11 @@
 import { describe, expect, test } from "bun:test";
 import {
   ContextLengthError,
+  DeadlineError,
   EngineDeadError,
   InvalidRequestError,
   QueueFullError,
+  SlowReaderError,
 } from "../../src/engine/errors.ts";
 import { sayThenThrow, ScriptedClient } from "../support/scripted-client.ts";
 import { chat, completions, type ErrorJson, hello, setUp } from "./support.ts";
@@ -116,6 +118,20 @@ describe("errors of the engine before the first event", () => {
       429,
       { message: "full", type: "rate_limit_error", param: null, code: "queue_full" },
       { "retry-after": "2", "retry-after-ms": "1500" },
+    ],
+    [
+      "deadline",
+      new DeadlineError("late"),
+      408,
+      { message: "late", type: "timeout_error", param: null, code: "deadline_exceeded" },
+      {},
+    ],
+    [
+      "slow reader",
+      new SlowReaderError("slow"),
+      408,
+      { message: "slow", type: "timeout_error", param: null, code: "slow_reader" },
+      {},
     ],
     [
       "engine dead",

@@ -3,6 +3,7 @@ import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import OpenAI from "openai";
 import {
   ContextLengthError,
+  DeadlineError,
   EngineDeadError,
   InvalidRequestError,
   QueueFullError,
@@ -110,6 +111,7 @@ describe("errors", () => {
       "context_length_exceeded",
     ],
     ["queue full", new QueueFullError("full", 1), OpenAI.RateLimitError, null, "queue_full"],
+    ["deadline", new DeadlineError("late"), OpenAI.APIError, null, "deadline_exceeded"],
     ["engine dead", new EngineDeadError("dead"), OpenAI.InternalServerError, null, "engine_unavailable"],
     ["unknown", new Error("secret"), OpenAI.InternalServerError, null, "internal_error"],
   ] as const)("%s", async (_name, thrown, errorClass, param, code) => {
@@ -129,11 +131,11 @@ describe("errors", () => {
   });
 
   test("a parameter that is not supported is named", async () => {
-    const error = await failure(client.chat.completions.create({ ...conversation, n: 2 }));
+    const error = await failure(client.chat.completions.create({ ...conversation, tools: [] }));
     expect(error).toBeInstanceOf(OpenAI.BadRequestError);
     expect([error.param, error.message]).toEqual([
-      "n",
-      "400 Cannot accept n: expected 1, as nothing else is supported, got 2",
+      "tools",
+      '400 Cannot accept "tools": expected supported parameters only, got an unknown one',
     ]);
   });
 
@@ -150,10 +152,13 @@ describe("errors", () => {
     expect([error.message, error.type, error.code]).toEqual(["dead", "server_error", "engine_unavailable"]);
   });
 
-  test("a full queue is tried again after the time it says", async () => {
+  test.each([
+    ["a full queue is tried again after the time it says", new QueueFullError("full", 0.001)],
+    ["a deadline that has passed is tried again", new DeadlineError("late")],
+  ])("%s", async (_name, thrown) => {
     let attempts = 0;
     engine.script = (request, signal) =>
-      (++attempts === 1 ? sayThenThrow([], new QueueFullError("full", 0.001)) : hello)(request, signal);
+      (++attempts === 1 ? sayThenThrow([], thrown) : hello)(request, signal);
     const patient = client.withOptions({ maxRetries: 1 });
     const answer = await patient.chat.completions.create(conversation);
     expect([attempts, answer.choices[0].message.content]).toEqual([2, "Hello world"]);

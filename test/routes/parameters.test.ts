@@ -1,40 +1,60 @@
 import { describe, expect, test } from "bun:test";
-import type { GenerationRequest } from "../../src/engine/client.ts";
-import { MESSAGES_MAX, STOP_STRING_CHARS_MAX, STOP_STRINGS_MAX } from "../../src/limits.ts";
-import { ScriptedClient } from "../support/scripted-client.ts";
-import { chat, completions, type ErrorJson, hello, setUp } from "./support.ts";
+import {
+  CACHE_SALT_CHARS_MAX,
+  MESSAGES_MAX,
+  STOP_STRING_CHARS_MAX,
+  STOP_STRINGS_MAX,
+} from "../../src/limits.ts";
+import { say, ScriptedClient } from "../support/scripted-client.ts";
+import { chat, completions, type ErrorJson, hello, refused, setUp, submitted } from "./support.ts";
 
-/** The engine request that a body becomes. */
-async function submitted(path: string, body: object, engine?: ScriptedClient): Promise<GenerationRequest> {
-  const set = setUp(engine);
-  const response = await set.post(path, body);
-  if (response.status !== 200) throw new Error(await response.text());
-  return set.engine.submissions[0].request;
-}
-
-/** The error that a body gets; the engine must not have heard of it. */
-async function refused(path: string, body: object, engine?: ScriptedClient) {
-  const set = setUp(engine);
-  const response = await set.post(path, body);
-  expect(response.status).toBe(400);
-  expect(set.engine.submissions).toEqual([]);
-  const { error } = (await response.json()) as ErrorJson;
-  expect(error.type).toBe("invalid_request_error");
-  return error;
-}
+/** Ends three answers at once. */
+const manyChoices = () =>
+  new ScriptedClient(
+    async function* (request, signal) {
+      for (const choice of [0, 1, 2])
+        for await (const event of say()(request, signal)) yield { ...event, choice };
+    },
+    { maxChoices: 3 },
+  );
 
 describe("sampling", () => {
   test("defaults are the checkpoint's and the API's", async () => {
     expect(await submitted(completions, { prompt: "abc" })).toEqual({
       id: "cmpl-2",
       promptIds: [97, 98, 99],
-      sampling: { maxTokens: 16, temperature: 0.5, topP: 0.25, topK: 7, minP: 0.125, seed: 99n, stop: [] },
+      priority: 0,
+      cacheSalt: undefined,
+      sampling: {
+        maxTokens: 16,
+        temperature: 0.5,
+        topP: 0.25,
+        topK: 7,
+        minP: 0.125,
+        seed: 99n,
+        stop: [],
+        n: 1,
+        minTokens: 0,
+        ignoreEos: false,
+        stopTokenIds: [],
+        allowedTokenIds: undefined,
+        penalties: { presence: 0, frequency: 0, repetition: 1, logitBias: new Map(), badWords: [] },
+        logprobs: undefined,
+      },
     });
   });
 
-  test("everything can be set", async () => {
-    const body = { temperature: 0, top_p: 1, top_k: 3, min_p: 0, seed: 5, stop: ["a", "b"], max_tokens: 2 };
-    expect((await submitted(completions, { prompt: "abc", ...body })).sampling).toEqual({
+  test.each([completions, chat])("everything can be set: %s", async (path) => {
+    const body = {
+      ...{ temperature: 0, top_p: 1, top_k: 3, min_p: 0, seed: 5, stop: ["a", "b"], max_tokens: 2 },
+      ...{ n: 3, min_tokens: 2, ignore_eos: true, stop_token_ids: [5, 0], allowed_token_ids: [7, 65_535] },
+      ...{ presence_penalty: -2, frequency_penalty: 2, repetition_penalty: 0.01, bad_words: ["x"] },
+      ...{ logit_bias: { "0": -100, "65535": 0.5 }, priority: -7, cache_salt: "s" },
+      ...(path === chat ? { ...hello, logprobs: true, top_logprobs: 4 } : { prompt: "abc", logprobs: 4 }),
+    };
+    const { sampling, priority, cacheSalt } = await submitted(path, body, manyChoices());
+    expect({ priority, cacheSalt }).toEqual({ priority: -7, cacheSalt: "s" });
+    expect(sampling).toEqual({
       maxTokens: 2,
       temperature: 0,
       topP: 1,
@@ -42,6 +62,22 @@ describe("sampling", () => {
       minP: 0,
       seed: 5n,
       stop: ["a", "b"],
+      n: 3,
+      minTokens: 2,
+      ignoreEos: true,
+      stopTokenIds: [5, 0],
+      allowedTokenIds: [7, 65_535],
+      penalties: {
+        presence: -2,
+        frequency: 2,
+        repetition: 0.01,
+        logitBias: new Map([
+          [0, -100],
+          [65_535, 0.5],
+        ]),
+        badWords: [[120], [32, 120]],
+      },
+      logprobs: 4,
     });
   });
 
@@ -49,6 +85,8 @@ describe("sampling", () => {
     const nulls = Object.fromEntries(
       ["model", "stream", "stream_options", "max_tokens", "max_completion_tokens", "temperature", "top_p"]
         .concat(["top_k", "min_p", "seed", "stop", "n", "user", "metadata", "logprobs", "echo", "tools"])
+        .concat(["min_tokens", "ignore_eos", "stop_token_ids", "allowed_token_ids", "bad_words", "priority"])
+        .concat(["presence_penalty", "frequency_penalty", "repetition_penalty", "logit_bias", "cache_salt"])
         .map((name) => [name, null]),
     );
     const plain = await submitted(completions, { prompt: "abc" });
@@ -87,6 +125,18 @@ describe("sampling", () => {
     expect((await submitted(completions, { prompt: "x".repeat(99) })).sampling.maxTokens).toBe(1);
   });
 
+  test("min_tokens is at most as many as can be generated", async () => {
+    const asked = { prompt: "abc", min_tokens: 16 };
+    expect((await submitted(completions, asked)).sampling.minTokens).toBe(16);
+    expect((await refused(completions, { ...asked, max_tokens: 15 })).param).toBe("min_tokens");
+    expect((await refused(completions, { ...asked, max_completion_tokens: 15 })).param).toBe("min_tokens");
+    expect((await refused(completions, { ...asked, min_tokens: 17 })).param).toBe("min_tokens");
+    // A prompt that fills the context is the engine's to refuse, by its own name.
+    await submitted(completions, { ...asked, prompt: "x".repeat(64) });
+    expect((await submitted(chat, { ...hello, min_tokens: 56 })).sampling.minTokens).toBe(56);
+    expect((await refused(chat, { ...hello, min_tokens: 57 })).param).toBe("min_tokens");
+  });
+
   test("max_completion_tokens is max_tokens", async () => {
     for (const path of [chat, completions]) {
       const prompt = path === chat ? hello : { prompt: "a" };
@@ -111,6 +161,14 @@ describe("sampling", () => {
     ["stream", ["true", 1]],
     ["stream_options", [true, []]],
     ["model", [7, {}]],
+    ["n", [0, 1.5, "1", 2]],
+    ["min_tokens", [-1, 0.5, "1"]],
+    ["ignore_eos", [1, "true"]],
+    ["presence_penalty", [-2.1, 2.1, "1"]],
+    ["frequency_penalty", [-2.1, 2.1, []]],
+    ["repetition_penalty", [0, -1, 0.009, 101, "1"]],
+    ["priority", [0.5, "1", 1e300]],
+    ["cache_salt", ["", 7, "x".repeat(CACHE_SALT_CHARS_MAX + 1)]],
   ] as [string, unknown[]][])("%s is refused by name", async (param, values) => {
     for (const value of values) {
       const name = param.replace("[0]", "");
@@ -122,27 +180,26 @@ describe("sampling", () => {
 });
 
 describe("what is not supported", () => {
-  test.each(["tools", "response_format", "logit_bias", "suffix", "top_logprobs", "prompt_logprobs", "bogus"])(
-    "%s is refused by name",
-    async (name) => {
-      expect((await refused(chat, { ...hello, [name]: 1 })).param).toBe(name);
-      expect((await refused(completions, { prompt: "a", [name]: [] })).param).toBe(name);
-    },
-  );
+  test.each([
+    "tools",
+    "response_format",
+    "suffix",
+    "prompt_logprobs",
+    "use_beam_search",
+    "guided_json",
+    "bogus",
+  ])("%s is refused by name", async (name) => {
+    expect((await refused(chat, { ...hello, [name]: 1 })).param).toBe(name);
+    expect((await refused(completions, { prompt: "a", [name]: [] })).param).toBe(name);
+  });
 
   test.each([
-    ["n", 1, 2],
     ["best_of", 1, 2],
     ["echo", false, true],
-    ["logprobs", false, true],
-    ["ignore_eos", false, true],
-    ["min_tokens", 0, 1],
-    ["presence_penalty", 0, 0.1],
-    ["frequency_penalty", 0, -1],
-    ["repetition_penalty", 1, 1.1],
   ])("%s may be %p and not %p", async (name, neutral, other) => {
     await submitted(completions, { prompt: "a", [name]: neutral });
     expect((await refused(completions, { prompt: "a", [name]: other })).param).toBe(name);
+    expect((await refused(chat, { ...hello, [name]: other })).param).toBe(name);
   });
 
   test("accounting is accepted and changes nothing", async () => {

@@ -79,7 +79,7 @@ describe("a connection", () => {
   test("gets chunks as they come, not at the end", async () => {
     const gate = Promise.withResolvers<undefined>();
     const engine = new ScriptedClient(async function* (request, signal) {
-      yield { type: "text", text: "first", tokenIds: [] };
+      yield { type: "text", choice: 0, text: "first", tokenIds: [] };
       await gate.promise;
       yield* say("second")(request, signal);
     });

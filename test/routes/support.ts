@@ -1,4 +1,6 @@
 /** An app over a scripted engine with a fixed clock, counted ids, and a timer that fires when a test says so. */
+import { expect } from "bun:test";
+import type { GenerationRequest } from "../../src/engine/client.ts";
 import { createApp } from "../../src/routes/app.ts";
 import type { LogEntry } from "../../src/routes/services.ts";
 import { ScriptedClient } from "../support/scripted-client.ts";
@@ -30,6 +32,33 @@ export function setUp(engine = new ScriptedClient()) {
       body: typeof body === "string" ? body : JSON.stringify(body),
     });
   return { app, engine, log, timers, post };
+}
+
+/** The engine request that a body becomes. */
+export async function submitted(
+  path: string,
+  body: object,
+  engine?: ScriptedClient,
+): Promise<GenerationRequest> {
+  const set = setUp(engine);
+  const response = await set.post(path, body);
+  if (response.status !== 200) throw new Error(await response.text());
+  return set.engine.submissions[0].request;
+}
+
+/** The error that a body gets; the engine must not have heard of it. */
+export async function refused(
+  path: string,
+  body: object,
+  engine?: ScriptedClient,
+): Promise<ErrorJson["error"]> {
+  const set = setUp(engine);
+  const response = await set.post(path, body);
+  expect(response.status).toBe(400);
+  expect(set.engine.submissions).toEqual([]);
+  const { error } = (await response.json()) as ErrorJson;
+  expect(error.type).toBe("invalid_request_error");
+  return error;
 }
 
 /** Timers that fire by hand. */

@@ -1,50 +1,83 @@
 /** A runner without a device: keeps every plan, and answers a step when the test says so (or at once). */
-import type { Runner, StepResult, Wanted } from "../../src/engine/runner.ts";
-import type { StepLimits } from "../../src/engine/step-inputs.ts";
-import { type SequenceStep, tokenCount } from "../../src/engine/step-plan.ts";
+import type { RunnablePlan, Runner, StepResult, Wanted } from "../../src/engine/runner.ts";
+import type { Rectangle } from "../../src/engine/step-plan.ts";
+
+/** A row that a step samples: the `step`-th id of an answer. */
+export interface FakeRow {
+  requestId: string;
+  choice: number;
+  step: number;
+}
 
 /** A submitted step. `answer` or `fail` settles its ids; asking for them twice is an error, as on a real runner. */
 export interface FakeStep {
-  plan: readonly SequenceStep[];
+  plan: RunnablePlan;
   wanted: readonly Wanted[];
+  rows: readonly FakeRow[];
   isRead: boolean;
   answer: (...ids: number[]) => void;
   fail: (error: Error) => void;
 }
 
-export class FakeRunner implements Pick<Runner, "run" | "limits"> {
-  readonly limits: StepLimits;
-  readonly steps: FakeStep[] = [];
-  /** The id of the n-th sampling step since the start; left out, the test answers each step itself. */
-  readonly #script: ((count: number) => number) | undefined;
-  #sampledCount = 0;
+export interface FakeRunnerOptions {
+  passCount?: number;
+  /** The id of a row; left out, the test answers each step itself. */
+  script?: (row: FakeRow) => number;
+  logitsOf?: (row: FakeRow) => number[];
+  /** Called before a step is taken; may throw as a real runner would. */
+  onRun?: (plan: RunnablePlan) => void;
+}
 
-  constructor(limits: Partial<StepLimits> = {}, script?: (count: number) => number) {
-    this.limits = { tokens: 64, sequences: 1, rows: 1, blocksPerSequence: 16, blockSize: 4, ...limits };
-    this.#script = script;
+export class FakeRunner implements Pick<Runner, "run" | "passCount"> {
+  readonly passCount: number;
+  readonly steps: FakeStep[] = [];
+  readonly #options: FakeRunnerOptions;
+
+  constructor(options: FakeRunnerOptions = {}) {
+    this.passCount = options.passCount ?? 4;
+    this.#options = options;
   }
 
-  run(plan: readonly SequenceStep[], ...wanted: Wanted[]): StepResult {
-    if (tokenCount(plan) > this.limits.tokens) throw new RangeError(`a step of ${tokenCount(plan)} tokens`);
+  run(plan: RunnablePlan, ...wanted: Wanted[]): StepResult {
+    const { script, logitsOf, onRun } = this.#options;
+    onRun?.(plan);
     const { promise, resolve, reject } = Promise.withResolvers<Uint32Array>();
     promise.catch(() => {}); // a failed step that nobody reads is no fault
+    const rows = this.#rowsOf(plan);
     const answer = (...ids: number[]) => resolve(Uint32Array.from(ids));
-    const step: FakeStep = { plan, wanted, isRead: false, answer, fail: reject };
+    const step: FakeStep = { plan, wanted, rows, isRead: false, answer, fail: reject };
     this.steps.push(step);
-    if (this.#script && wanted.includes("sampled")) answer(this.#script(this.#sampledCount++));
+    if (script) answer(...rows.map(script));
+    const logits = (row: FakeRow) => logitsOf?.(row) ?? [];
     return {
       sampled: () => {
         if (step.isRead) throw new Error("the ids of a step were read twice");
         step.isRead = true;
         return promise;
       },
-      logits: () => Promise.reject(new Error("logits are not faked")),
+      logits: async () => Float32Array.from(rows.flatMap(logits)),
     };
   }
 
-  /** What the only sequence of each step ran. */
-  get sequences(): SequenceStep[] {
-    return this.steps.map(({ plan }) => plan[0]);
+  /** The main batch's rectangles of all steps. */
+  get rectangles(): Rectangle[] {
+    return this.steps.flatMap(({ plan }) => plan.main);
+  }
+
+  rectanglesOf(requestId: string): Rectangle[] {
+    return this.rectangles.filter((rectangle) => rectangle.requestId === requestId);
+  }
+
+  /** Steps that were submitted and whose ids have not come yet are at most this many at any time. */
+  get unread(): number {
+    return this.steps.filter(({ isRead }) => !isRead).length;
+  }
+
+  #rowsOf({ main, layered }: RunnablePlan): FakeRow[] {
+    const last = layered?.to === this.passCount ? [layered.rectangle] : [];
+    return [...main, ...last].flatMap(({ requestId, choice, sampling }) =>
+      sampling.map(({ step }, index) => ({ requestId, choice: choice + index, step })),
+    );
   }
 }
 

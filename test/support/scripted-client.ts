@@ -22,6 +22,7 @@ const model: ModelCard = {
   id: "scripted",
   created: 1_700_000_000,
   maxModelLen: 64,
+  maxChoices: 1,
   vocabSize: 65_536,
   isPrefixLm: true,
   defaultSampling: { temperature: 0.5, topP: 0.25, topK: 7, minP: 0.125 },
@@ -63,16 +64,16 @@ export function say(...texts: string[]): Script {
 
 export function sayThenFinish(texts: readonly string[], reason: FinishReason): Script {
   return async function* ({ promptIds }) {
-    for (const piece of texts) yield { type: "text", text: piece, tokenIds: toCodeUnits(piece) };
+    yield* texts.map(said);
     const completionTokens = texts.join("").length;
-    yield { type: "finish", reason, promptTokens: promptIds.length, completionTokens };
+    yield { type: "finish", choice: 0, reason, promptTokens: promptIds.length, completionTokens };
   };
 }
 
 /** Says the texts and throws. */
 export function sayThenThrow(texts: readonly string[], error: unknown): Script {
   return async function* () {
-    for (const piece of texts) yield { type: "text", text: piece, tokenIds: toCodeUnits(piece) };
+    yield* texts.map(said);
     throw error;
   };
 }
@@ -80,7 +81,7 @@ export function sayThenThrow(texts: readonly string[], error: unknown): Script {
 /** Says the texts, then nothing until the request is aborted, which ends the events. */
 export function sayThenWait(...texts: string[]): Script {
   return async function* (_request, signal) {
-    for (const piece of texts) yield { type: "text", text: piece, tokenIds: toCodeUnits(piece) };
+    yield* texts.map(said);
     await aborted(signal);
   };
 }
@@ -91,6 +92,10 @@ export function aborted(signal: AbortSignal): Promise<void> {
     if (signal.aborted) resolve();
     signal.addEventListener("abort", () => resolve());
   });
+}
+
+function said(piece: string): GenerationEvent {
+  return { type: "text", choice: 0, text: piece, tokenIds: toCodeUnits(piece) };
 }
 
 function toCodeUnits(value: string): number[] {

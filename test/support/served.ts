@@ -101,6 +101,7 @@ export function quietEnvironment(): { environment: Environment; output: () => st
   let now = 0;
   const environment: Environment = {
     clock: () => ++now,
+    sleep: () => Promise.resolve(),
     newId: () => "id",
     randomSeed: () => 0n,
     write: (text) => void written.push(text),

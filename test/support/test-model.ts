@@ -2,7 +2,8 @@
 import { copyFileSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { expect } from "bun:test";
-import type { KvDtype } from "../../src/engine/kv-cache/spec.ts";
+import { aggregate, type KvPolicy } from "../../src/engine/kv-cache/aggregate.ts";
+import type { KvCacheSpec, KvDtype } from "../../src/engine/kv-cache/spec.ts";
 import type { FrequencyDtype } from "../../src/engine/layers/rotary.ts";
 import { ModelBuilder } from "../../src/engine/models/builder.ts";
 import type { DecoderModel } from "../../src/engine/models/model.ts";
@@ -13,26 +14,33 @@ import { WeightLoader, type WeightDtype } from "../../src/engine/weights/loader.
 import { Checkpoint } from "../../src/engine/weights/safetensors.ts";
 import { readWholeFile, type TestTensor, withTempDir, writeSafetensors } from "./checkpoint.ts";
 import { testGpu } from "./gpu.ts";
+import { mainPlan, rectangle } from "./rectangle.ts";
 
 export interface TestModelOptions {
   dtype?: WeightDtype;
   kvDtype?: KvDtype;
   /** bf16 is what the reference checkpoints' logits were made with. */
   rotaryFrequencies?: FrequencyDtype;
+  /** Most sequences of a batch; 1 by default. */
+  sequences?: number;
 }
 
 export interface TestModel {
   model: DecoderModel;
   runner: Runner;
+  kvSpecs: readonly KvCacheSpec[];
+  policy: KvPolicy;
 }
 
 const positions = 64;
 const blockSize = 8;
-const blocks = [3, 6, 1, 4, 0, 7, 2, 5];
+const blocks = [3, 6, 1, 4, 8, 7, 2, 5];
+/** Of each group: the null block, and more than one sequence of full length. */
+const blockCount = 32;
 
-/** For one sequence of up to 64 tokens, all of which may have logits. */
+/** For sequences of up to 64 tokens, all of which may have logits; blocks of 8 tokens, 31 of each group. */
 export async function openTestModel(dir: string, options: TestModelOptions = {}): Promise<TestModel> {
-  const { dtype = "auto", kvDtype = "f32", rotaryFrequencies = "f32" } = options;
+  const { dtype = "auto", kvDtype = "f32", rotaryFrequencies = "f32", sequences = 1 } = options;
   const gpu = await testGpu();
   const config = await readModelConfig(dir);
   const checkpoint = await Checkpoint.open(dir);
@@ -45,12 +53,16 @@ export async function openTestModel(dir: string, options: TestModelOptions = {})
     );
     const limits = {
       tokens: positions,
-      sequences: 1,
+      sequences,
       rows: positions,
       blocksPerSequence: blocks.length,
       blockSize,
     };
-    return { model, runner: new Runner({ gpu, model, limits, kvDtype, blockCount: blocks.length }) };
+    const kvSpecs = model.attentions.map((layer) => layer.getKvCacheSpec({ blockSize, dtype: kvDtype }));
+    const policy = aggregate([kvSpecs]);
+    const blockCounts = policy.groups.map(() => blockCount);
+    const parts = { gpu, model, limits, layeredTokens: positions, kvSpecs, policy, blockCounts };
+    return { model, kvSpecs, policy, runner: new Runner(parts) };
   } finally {
     await checkpoint.close();
   }
@@ -64,7 +76,7 @@ export interface PromptOptions {
 
 /** Logits of every token of a prompt, [tokens, vocab]. */
 export async function promptLogits(
-  { runner }: TestModel,
+  { runner, policy }: TestModel,
   ids: readonly number[],
   { prefixLength, cuts = [ids.length] }: PromptOptions,
 ): Promise<Float32Array> {
@@ -72,8 +84,9 @@ export async function promptLogits(
   let start = 0;
   for (const length of cuts) {
     const tokenIds = ids.slice(start, start + length);
-    const step = runner.run([{ tokenIds, start, prefixLength, blocks, logits: "all" }], "logits");
-    parts.push(await step.logits());
+    const tables = policy.groups.map(() => blocks);
+    const chunk = rectangle({ tokenIds, start, prefixLength, tables, logits: "all" });
+    parts.push(await runner.run(mainPlan(chunk), "logits").logits());
     start += length;
   }
   return Float32Array.from(parts.flatMap((part) => [...part]));

@@ -18,6 +18,8 @@ export interface FullAttentionSpec extends SpecBase {
   kind: "full-attention";
   /** Prompt tokens see later prompt tokens: the prompt can be cut along layers but not along tokens. */
   nonCausal: boolean;
+  /** The layer looks at the last so many tokens only, yet keeps all: it shares a block table with layers that see all. */
+  slidingWindow?: number;
 }
 
 /** The layer looks at the last `slidingWindow` tokens only. */

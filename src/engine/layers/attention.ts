@@ -89,6 +89,7 @@ export class Attention {
   ): void {
     const { heads, headDim, scale, slidingWindow, softCap, gated, projection, output, slot } = this.options;
     const { workspace, tokens, recorder, traits, step, kv } = context;
+    const { tokensMeta, blockTables } = step.groups[context.layerGroups[slot]];
     const projected = workspace.tensor("projected", tokens, projection.outputs);
     projection.forward(context, { x, y: projected });
     const { q, qOffset } = this.#writeKeys(context, projected);
@@ -98,9 +99,9 @@ export class Attention {
         q,
         qOffset,
         kv: kv[slot],
-        tokensMeta: step.tokensMeta,
+        tokensMeta,
         sequences: step.sequences[this.metadataBuilder.kind],
-        blockTables: step.blockTables,
+        blockTables,
         y: attended,
         heads,
         kvHeads: this.options.kvHeads,
@@ -118,13 +119,14 @@ export class Attention {
   #writeKeys(context: ForwardContext, projected: Tensor): { q: Tensor; qOffset: number } {
     const { heads, kvHeads, headDim, gated, slot } = this.options;
     const { recorder, traits, step, kv } = context;
+    const { tokensMeta } = step.groups[context.layerGroups[slot]];
     const firstQuery = gated ? heads * headDim : 0;
     const firstValue = firstQuery + (heads + kvHeads) * headDim;
     const { states, offset } = this.#normed(context, projected, firstQuery);
     const table = this.options.rotary;
     if (table) {
       const turned = { offset, count: heads + kvHeads, channels: headDim };
-      recorder.add(rotary(traits, { x: states, cosSin: table, tokensMeta: step.tokensMeta, heads: turned }));
+      recorder.add(rotary(traits, { x: states, cosSin: table, tokensMeta, heads: turned }));
     }
     recorder.add(
       kvWrite(traits, {
@@ -132,7 +134,7 @@ export class Attention {
         kOffset: offset + heads * headDim,
         v: projected,
         vOffset: firstValue,
-        tokensMeta: step.tokensMeta,
+        tokensMeta,
         kv: kv[slot],
       }),
     );

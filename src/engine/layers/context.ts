@@ -11,18 +11,24 @@ import type { Workspace } from "./workspace.ts";
 export interface StepTensors {
   /** u32 [tokens]; the top bit marks a reference to a row of `sampled`. */
   tokenIds: Tensor;
-  /** u32 [tokens, 4]: position, KV slot, sequence, 0. */
-  tokensMeta: Tensor;
   /** u32 [sequences, 4]: prefix length, context length, 0, 0; what metadata of each kind says of a sequence. */
   sequences: Record<MetadataKind, Tensor>;
-  /** u32 [sequences, blocks]: physical block of each logical block. */
-  blockTables: Tensor;
+  /** Where keys and values are, by KV group. */
+  groups: readonly GroupTensors[];
   /** u32 [rows]: tokens whose logits are wanted. */
   logitRows: Tensor;
   /** u32 [rows, 8]: sampling parameters of each logits row. */
   settings: Tensor;
   /** u32 [rows]: ids sampled by this step, and until then by the one before. */
   sampled: Tensor;
+}
+
+/** What the layers of one KV group, which share a block table, are given. */
+export interface GroupTensors {
+  /** u32 [tokens, 4]: position, KV slot (none: not written), sequence, 0. */
+  tokensMeta: Tensor;
+  /** u32 [sequences, blocks]: physical block of each logical block. */
+  blockTables: Tensor;
 }
 
 /** Whether attention metadata carries a sequence's bidirectional prefix, or is causal whatever the sequence says. */
@@ -42,4 +48,6 @@ export interface ForwardContext {
   readonly rows: number;
   /** [blocks, 2, block size, kv channels] of each KV slot. */
   readonly kv: readonly Tensor[];
+  /** The KV group of each slot. */
+  readonly layerGroups: readonly number[];
 }

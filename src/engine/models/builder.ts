@@ -7,11 +7,11 @@ import { GatedMlp } from "../layers/mlp.ts";
 import { RmsNorm } from "../layers/norm.ts";
 import { type FrequencyDtype, rotaryTable } from "../layers/rotary.ts";
 import type { ModelConfig, RopeSpec } from "../weights/config.ts";
-import type { Part, WeightLoader } from "../weights/loader.ts";
+import type { Part, WeightSource } from "../weights/loader.ts";
 
 export interface ModelBuilderOptions {
   device: GPUDevice;
-  loader: WeightLoader;
+  loader: WeightSource;
   config: ModelConfig;
   /** Positions to make rotary tables for. */
   maxModelLen: number;
@@ -20,7 +20,7 @@ export interface ModelBuilderOptions {
 
 export class ModelBuilder {
   readonly config: ModelConfig;
-  readonly loader: WeightLoader;
+  readonly loader: WeightSource;
   readonly #device: GPUDevice;
   readonly #maxModelLen: number;
   readonly #rotaryFrequencies: FrequencyDtype;

@@ -6,7 +6,7 @@
  */
 import { BlockPool } from "../kv-cache/block-pool.ts";
 import type { Runner } from "../runner.ts";
-import { rowCount, type SequenceStep } from "../step-plan.ts";
+import { type Rectangle, rectangleRows } from "../step-plan.ts";
 import type { VerifyCase } from "./cases.ts";
 import { judge, type CaseResult } from "./judge.ts";
 
@@ -19,7 +19,10 @@ interface Running {
 
 export interface VerifyOptions {
   runner: Pick<Runner, "run" | "limits">;
+  /** KV blocks that every group of layers has, the null block included. */
   blockCount: number;
+  /** Groups of layers; all get the same blocks. */
+  groupCount: number;
   vocabSize: number;
   tolerance: Tolerance;
   onResult?: (result: CaseResult) => void;
@@ -75,17 +78,14 @@ function takeBatch(cases: readonly VerifyCase[], { runner }: VerifyOptions, pool
 }
 
 async function runBatch(batch: readonly Running[], options: VerifyOptions): Promise<void> {
-  await runStep(batch, options, ({ verifyCase, blocks }) => {
-    const { promptIds, prefixLength, promptLogits } = verifyCase;
-    return { tokenIds: promptIds, start: 0, prefixLength, blocks, logits: promptLogits ? "all" : "last" };
+  await runStep(batch, options, ({ promptIds, promptLogits }) => {
+    return { tokenIds: promptIds, start: 0, logits: promptLogits ? "all" : "last" };
   });
   for (let step = 0; ; step++) {
     const active = batch.filter(({ verifyCase }) => step < stepCount(verifyCase));
     if (active.length === 0) return;
-    await runStep(active, options, ({ verifyCase, blocks }) => {
-      const { promptIds, greedyIds, prefixLength } = verifyCase;
-      const start = promptIds.length + step;
-      return { tokenIds: [greedyIds[step]], start, prefixLength, blocks, logits: "last" };
+    await runStep(active, options, ({ promptIds, greedyIds }) => {
+      return { tokenIds: [greedyIds[step]], start: promptIds.length + step, logits: "last" };
     });
   }
 }
@@ -95,16 +95,29 @@ function stepCount({ greedyIds, decodeLogits }: VerifyCase): number {
   return decodeLogits ? greedyIds.length : Math.max(0, greedyIds.length - 1);
 }
 
+type Tokens = Pick<Rectangle, "tokenIds" | "start" | "logits">;
+
 async function runStep(
   running: readonly Running[],
-  { runner, vocabSize }: VerifyOptions,
-  toStep: (item: Running) => SequenceStep,
+  { runner, vocabSize, groupCount }: VerifyOptions,
+  tokensOf: (verifyCase: VerifyCase) => Tokens,
 ): Promise<void> {
-  const plan = running.map(toStep);
-  const logits = await runner.run(plan, "logits").logits();
+  const main = running.map(({ verifyCase, blocks }, index): Rectangle => {
+    const tokens = tokensOf(verifyCase);
+    return {
+      requestId: String(index),
+      choice: 0,
+      ...tokens,
+      writeStart: tokens.start,
+      prefixLength: verifyCase.prefixLength,
+      tables: Array.from({ length: groupCount }, () => blocks),
+      sampling: [],
+    };
+  });
+  const logits = await runner.run({ copies: [], main, layered: null }, "logits").logits();
   let row = 0;
   running.forEach((item, index) => {
-    for (let count = rowCount([plan[index]]); count > 0; count--, row++) {
+    for (let count = rectangleRows(main[index]); count > 0; count--, row++) {
       item.rows.push(logits.slice(row * vocabSize, (row + 1) * vocabSize));
     }
   });

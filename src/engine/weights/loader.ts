@@ -25,12 +25,21 @@ export interface Part {
   rows: number;
 }
 
+/** Where a model's tensors come from: a checkpoint, or random numbers for a benchmark. */
+export interface WeightSource {
+  has(name: string): boolean;
+  /** [sum of rows, columns]: the parts below each other. */
+  matrix(parts: readonly Part[], columns: number): Promise<Tensor>;
+  /** f32 [sum of rows] */
+  vector(parts: readonly Part[]): Promise<Tensor>;
+}
+
 const chunkBytes = 8 << 20;
 /** Bytes handed to the queue before waiting for it, which bounds the copies it holds on the host. */
 const queuedBytesMax = 128 << 20;
 const storedAs: Record<StoredDtype, Dtype> = { F32: "f32", F16: "f16", BF16: "bf16" };
 
-export class WeightLoader {
+export class WeightLoader implements WeightSource {
   readonly #options: WeightLoaderOptions;
   #bytesRead = 0;
   #bytesQueued = 0;

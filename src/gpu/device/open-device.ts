@@ -5,7 +5,7 @@
  * back end) is refused, a lost device or an uncaptured error surfaces as an error. It does not know any kernel.
  */
 import { SetupError } from "../../errors.ts";
-import { Gpu } from "../gpu.ts";
+import { Gpu, type GpuOptions } from "../gpu.ts";
 import { dawnInstance, hasVulkanLoader } from "./dawn.ts";
 import { nativeHasRealAdapter, nativeInstance } from "./native.ts";
 import { useSoftwareAdapter } from "./software.ts";
@@ -13,7 +13,7 @@ import { useSoftwareAdapter } from "./software.ts";
 export const gpuChoices = ["auto", "dawn", "native", "software"] as const;
 export type GpuChoice = (typeof gpuChoices)[number];
 
-export interface OpenDeviceOptions {
+export interface OpenDeviceOptions extends GpuOptions {
   /** `auto` takes a real adapter of the runtime's own WebGPU, else of Dawn (on Bun), else the bundled software adapter. */
   choice: GpuChoice;
   /** Keeps validation and robust buffer access on: for tests. Off, a faulty kernel may read outside its buffers. */
@@ -21,12 +21,12 @@ export interface OpenDeviceOptions {
 }
 
 /** Opens a device. Throws `SetupError` that says what to install or choose when there is none. */
-export async function openDevice({ choice, checks }: OpenDeviceOptions): Promise<Gpu> {
+export async function openDevice({ choice, checks, deterministic }: OpenDeviceOptions): Promise<Gpu> {
   const { instance, implementation } = await chooseInstance(choice, checks);
   const adapter = await instance.requestAdapter({ powerPreference: "high-performance" });
   if (!adapter) throw new SetupError(noAdapterMessage(choice));
   assertComputes(adapter.info);
-  return new Gpu(await requestDevice(adapter), adapter.info, implementation);
+  return new Gpu(await requestDevice(adapter), adapter.info, implementation, { deterministic });
 }
 
 /** Throws `SetupError` for an adapter that takes work and does none, as Dawn's null back end. */

@@ -76,7 +76,9 @@ function checkSizes({ weight, bias }: LinearOptions, inputs: number, outputs: nu
 const matvecTokensMax = 8;
 
 function chooseVariant(traits: GpuTraits, sizes: Sizes): Variant {
+  // On a CPU adapter a token's sums are the same in every tile.
   if (traits.isCpu) return cpu(sizes);
+  if (traits.deterministic) return matmul(sizes, 1);
   if (sizes.tokens > matvecTokensMax) return matmul(sizes);
   return traits.hasSubgroups ? matvecSubgroup(sizes) : matvec(sizes);
 }
@@ -129,8 +131,7 @@ function matvecTokens(tokens: number): number {
   return 2 ** Math.ceil(Math.log2(tokens));
 }
 
-function matmul({ tokens, outputs }: Sizes): Variant {
-  const perLane = tokens * outputs >= 128 * 128 * largeTileGroupsMin ? 2 : 1;
+function matmul({ tokens, outputs }: Sizes, perLane = tileSize(tokens * outputs)): Variant {
   const tile = 64 * perLane;
   return {
     file: "linear-matmul",
@@ -138,6 +139,10 @@ function matmul({ tokens, outputs }: Sizes): Variant {
     replace: { PER_LANE: String(perLane) },
     workgroups: [groups(outputs, tile), groups(tokens, tile), 1],
   };
+}
+
+function tileSize(elements: number): number {
+  return elements >= 128 * 128 * largeTileGroupsMin ? 2 : 1;
 }
 
 /** Fewest tiles of 128 x 128 worth having: with fewer, the cores of a large GPU stay empty. */

@@ -5,8 +5,10 @@ import { attentionSpec } from "./attention.ts";
 import { kvWriteSpec } from "./kv-write.ts";
 import { linearSpec } from "./linear.ts";
 import { addSpec } from "./add.ts";
+import { adjustLogitsSpec } from "./adjust-logits.ts";
 import { embeddingSpec } from "./embedding.ts";
 import { gatedActivationSpec } from "./gated-activation.ts";
+import { maskLogitsSpec } from "./mask-logits.ts";
 import { rotarySpec } from "./rotary.ts";
 import { sampleSpec } from "./sample.ts";
 import { sigmoidGateSpec } from "./sigmoid-gate.ts";
@@ -17,8 +19,10 @@ export const kernelSpecs: readonly KernelSpec[] = [
   kvWriteSpec,
   linearSpec,
   addSpec,
+  adjustLogitsSpec,
   embeddingSpec,
   gatedActivationSpec,
+  maskLogitsSpec,
   rotarySpec,
   sampleSpec,
   sigmoidGateSpec,

@@ -1,4 +1,4 @@
-import { describe, expect, test } from "bun:test";
+import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import type { KvDtype } from "../../../src/engine/kv-cache/spec.ts";
 import { readVerifyCases } from "../../../src/engine/verify/cases.ts";
 import type { TestTensor } from "../../support/checkpoint.ts";
@@ -11,6 +11,9 @@ import {
   type TestModel,
   withChangedTensors,
 } from "../../support/test-model.ts";
+
+// Software adapters take their time, and Bun's 5 s apply to each file anew.
+setDefaultTimeout(120_000);
 
 const qwen3 = shared("reference/tiny-qwen3");
 const [, , longest] = await readVerifyCases(qwen3, false);
@@ -64,7 +67,7 @@ describe("formats", () => {
     ["bf16", 2 ** -8],
   ])("%s keys and values are off by their rounding", async (kvDtype, rounding) => {
     const model = await openTestModel(qwen3, { rotaryFrequencies, kvDtype });
-    expect(model.runner.kvSpecs.map(({ dtype }) => dtype)).toEqual([kvDtype, kvDtype, kvDtype]);
+    expect(model.kvSpecs.map(({ dtype }) => dtype)).toEqual([kvDtype, kvDtype, kvDtype]);
     const error = relativeRms(await promptLogits(model, ids, causal), reference);
     expect(error).toBeGreaterThan(rounding / 100);
     expect(error).toBeLessThan(rounding * Math.sqrt(2 * layerCount));
@@ -84,8 +87,8 @@ describe("a prompt in pieces", () => {
 });
 
 describe("KV specs", () => {
-  const kinds = ({ runner }: TestModel) =>
-    runner.kvSpecs.map((spec) => (spec.kind === "sliding-window" ? spec.slidingWindow : spec.nonCausal));
+  const kinds = ({ kvSpecs }: TestModel) =>
+    kvSpecs.map((spec) => (spec.kind === "sliding-window" ? spec.slidingWindow : spec.nonCausal));
 
   test("Mistral's layers all have its window", async () => {
     expect(kinds(await openTestModel(shared("reference/tiny-mistral")))).toEqual([16, 16, 16]);
@@ -97,7 +100,7 @@ describe("KV specs", () => {
   });
 
   test("Llama's are full and causal, of its KV heads", async () => {
-    const { runner } = await openTestModel(shared("reference/tiny-llama"), { kvDtype: "f16" });
+    const { kvSpecs } = await openTestModel(shared("reference/tiny-llama"), { kvDtype: "f16" });
     const spec = {
       kind: "full-attention",
       nonCausal: false,
@@ -106,7 +109,7 @@ describe("KV specs", () => {
       headDim: 16,
       dtype: "f16",
     };
-    expect(runner.kvSpecs).toEqual([spec, spec, spec] as never);
+    expect(kvSpecs).toEqual([spec, spec, spec] as never);
   });
 });
 

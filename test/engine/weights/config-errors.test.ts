@@ -1,10 +1,13 @@
 import { writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { describe, expect, test } from "bun:test";
+import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { CheckpointError } from "../../../src/engine/errors.ts";
 import { readModelConfig } from "../../../src/engine/weights/config.ts";
 import { withTempDir } from "../../support/checkpoint.ts";
 import { changedConfig, type Changes } from "./changed-config.ts";
+
+// Software adapters take their time, and Bun's 5 s apply to each file anew.
+setDefaultTimeout(120_000);
 
 /** What reading a folder with this `config.json` says after "Cannot read <folder>/". */
 async function configError(text: string | undefined): Promise<string> {

@@ -1,4 +1,4 @@
-import { describe, expect, test } from "bun:test";
+import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { CheckpointError } from "../../../src/engine/errors.ts";
 import { f32ToBf16, f32ToF16 } from "../../../src/engine/weights/dtype.ts";
 import { WeightLoader, type WeightDtype } from "../../../src/engine/weights/loader.ts";
@@ -8,6 +8,9 @@ import { type TestTensor, withTempDir, writeSafetensors, writeShards } from "../
 import { normals, testGpu } from "../../support/gpu.ts";
 import { readBytes } from "../../support/read-tensor.ts";
 import { rejection } from "../../support/rejection.ts";
+
+// Software adapters take their time, and Bun's 5 s apply to each file anew.
+setDefaultTimeout(120_000);
 
 const gpu = await testGpu();
 

@@ -1,6 +1,6 @@
 import { readdirSync, truncateSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { describe, expect, test } from "bun:test";
+import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { CheckpointError } from "../../../src/engine/errors.ts";
 import { Checkpoint } from "../../../src/engine/weights/safetensors.ts";
 import {
@@ -11,6 +11,9 @@ import {
   type TestTensor,
 } from "../../support/checkpoint.ts";
 import { shared } from "../../support/shared.ts";
+
+// Software adapters take their time, and Bun's 5 s apply to each file anew.
+setDefaultTimeout(120_000);
 
 const FOLDERS = [
   ...readdirSync(shared("reference"))

@@ -1,0 +1,122 @@
+/** A request in the engine: what of it the scheduler is told, and what its rows of logits need before and after sampling. */
+import type { GenerationRequest, TokenLogprobs } from "./client.ts";
+import { DeadlineError } from "./errors.ts";
+import type { RowEdits } from "./row-edits.ts";
+import { logprobsOf } from "./sampling/logprobs.ts";
+import { allowedMask, noPenalties, Penalties } from "./sampling/penalties.ts";
+import type { SchedulerRequest } from "./scheduler/request.ts";
+
+export interface AnswerTokens {
+  ids: number[];
+  /** Of each id, if the request asked for them. */
+  logprobs?: TokenLogprobs[];
+}
+
+interface Answer {
+  penalties: Penalties;
+  outputIds: number[];
+  logprobs: TokenLogprobs[];
+  isFinished: boolean;
+}
+
+export interface ModelFacts {
+  eosTokenIds: readonly number[];
+  vocabSize: number;
+}
+
+export class ActiveRequest {
+  readonly #request: GenerationRequest;
+  readonly #model: ModelFacts;
+  readonly #answers: Answer[];
+  readonly #mask: Uint32Array | null;
+
+  constructor(request: GenerationRequest, model: ModelFacts) {
+    const { promptIds, sampling } = request;
+    const { penalties = {}, allowedTokenIds } = sampling;
+    const params = {
+      ...noPenalties,
+      ...penalties,
+      minTokens: sampling.minTokens ?? 0,
+      stopIds: [...model.eosTokenIds, ...(sampling.stopTokenIds ?? [])],
+    };
+    this.#request = request;
+    this.#model = model;
+    this.#mask = allowedTokenIds ? allowedMask(allowedTokenIds, model.vocabSize) : null;
+    this.#answers = Array.from({ length: request.sampling.n ?? 1 }, () => ({
+      penalties: new Penalties(params, promptIds),
+      outputIds: [],
+      logprobs: [],
+      isFinished: false,
+    }));
+  }
+
+  get wantsLogprobs(): boolean {
+    return this.#request.sampling.logprobs !== undefined;
+  }
+
+  forScheduler(): SchedulerRequest {
+    const { id, promptIds, prefixLength, sampling, cacheSalt, priority, deadlineMs } = this.#request;
+    const { temperature, topK, topP, minP, seed, maxTokens, minTokens, stopTokenIds, ignoreEos } = sampling;
+    const common = { temperature, topK, topP, minP };
+    return {
+      id,
+      promptIds,
+      prefixLength: prefixLength ?? promptIds.length,
+      cacheSalt: cacheSalt ?? "",
+      priority: priority ?? 0,
+      maxTokens,
+      minTokens: minTokens ?? 0,
+      stopTokenIds: [...(ignoreEos ? [] : this.#model.eosTokenIds), ...(stopTokenIds ?? [])],
+      // Each answer draws from a stream of its own; the first from that of a request with one answer.
+      answers: this.#answers.map((_, choice) => ({
+        ...common,
+        seed: BigInt.asUintN(64, seed + BigInt(choice)),
+      })),
+      needsKnownIds: this.#answers[0].penalties.needsKnownIds,
+      deadlineMs: deadlineMs ?? null,
+    };
+  }
+
+  /** What to change about the logits from which id `step` of an answer is chosen. */
+  edits(choice: number, step: number): RowEdits {
+    const { penalties, outputIds } = this.#answers[choice];
+    return { entries: penalties.entries(outputIds, step), mask: this.#mask };
+  }
+
+  keepLogprobs(
+    choice: number,
+    { ids, logits, row }: { ids: Uint32Array; logits: Float32Array; row: number },
+  ): void {
+    const { logprobs: count } = this.#request.sampling;
+    if (count === undefined) return;
+    const { vocabSize } = this.#model;
+    const values = logits.subarray(row * vocabSize, (row + 1) * vocabSize);
+    this.#answers[choice].logprobs.push(logprobsOf(values, ids[row], count));
+  }
+
+  /** Ids that have become known. */
+  accept(choice: number, ids: number[]): AnswerTokens {
+    const answer = this.#answers[choice];
+    answer.outputIds.push(...ids);
+    if (!this.wantsLogprobs) return { ids };
+    return { ids, logprobs: answer.logprobs.splice(0, ids.length) };
+  }
+
+  isFinished(choice: number): boolean {
+    return this.#answers.at(choice)?.isFinished ?? true;
+  }
+
+  /** An answer has ended; true if that was the last. */
+  finish(choice: number): boolean {
+    const answer = this.#answers.at(choice);
+    if (answer) answer.isFinished = true;
+    return this.#answers.every(({ isFinished }) => isFinished);
+  }
+
+  deadlineError(): DeadlineError {
+    const { id } = this.#request;
+    return new DeadlineError(
+      `Cannot finish request ${id}: expected an answer before its deadline, which has passed`,
+    );
+  }
+}

@@ -1,0 +1,81 @@
+/**
+ * Random weights of any geometry, for measuring a model that is not here (`--load-format dummy`, as in vLLM). Seeded:
+ * the same on every run. One block of numbers is made and repeated.
+ */
+import {
+  bytesPerElement,
+  createTensor,
+  type Dtype,
+  elementCount,
+  type Tensor,
+  writeTensor,
+} from "../../gpu/tensor.ts";
+import { f32ToBf16, f32ToF16 } from "./dtype.ts";
+import type { Part, WeightDtype, WeightSource } from "./loader.ts";
+
+/** A multiple of 8 that shares no other factor with usual row lengths, so that rows differ. */
+const blockLength = 8 * 131_071;
+
+export class DummyWeights implements WeightSource {
+  readonly #device: GPUDevice;
+  readonly #dtype: Dtype;
+  readonly #block: Float32Array<ArrayBuffer>;
+
+  /** `auto` is f16. */
+  constructor(device: GPUDevice, dtype: WeightDtype) {
+    this.#device = device;
+    this.#dtype = dtype === "auto" ? "f16" : dtype;
+    this.#block = uniforms(blockLength);
+  }
+
+  /** Every name is there, so models take their fused tensors. */
+  has(_name: string): boolean {
+    return true;
+  }
+
+  /** Of variance 1 / columns: products keep the size of what goes in. */
+  async matrix(parts: readonly Part[], columns: number): Promise<Tensor> {
+    const shape = [rowsOf(parts), columns];
+    const tensor = createTensor(this.#device, { name: parts[0].name, dtype: this.#dtype, shape });
+    const scale = Math.sqrt(12 / columns);
+    const block = encode(
+      this.#block.map((value) => value * scale),
+      this.#dtype,
+    );
+    const size = elementCount(shape) * bytesPerElement[this.#dtype];
+    for (let offset = 0; offset < size; offset += block.byteLength) {
+      const bytes = Math.min(block.byteLength, size - offset);
+      writeTensor(this.#device, tensor, new Uint8Array(block.buffer, block.byteOffset, bytes), offset);
+    }
+    await this.#device.queue.onSubmittedWorkDone(); // bounds the copies that wait on the host
+    return tensor;
+  }
+
+  /** Around 1, as norm weights are. */
+  async vector(parts: readonly Part[]): Promise<Tensor> {
+    const size = rowsOf(parts);
+    const tensor = createTensor(this.#device, { name: parts[0].name, dtype: "f32", shape: [size] });
+    writeTensor(
+      this.#device,
+      tensor,
+      Float32Array.from({ length: size }, (_, i) => 1 + this.#block[i % blockLength]),
+    );
+    return tensor;
+  }
+}
+
+function rowsOf(parts: readonly Part[]): number {
+  return parts.reduce((sum, { rows }) => sum + rows, 0);
+}
+
+/** From -0.5 to 0.5, of variance 1 / 12. */
+function uniforms(length: number): Float32Array<ArrayBuffer> {
+  let state = 1;
+  const next = () => (state = (Math.imul(state, 1_664_525) + 1_013_904_223) >>> 0) / 2 ** 32 - 0.5;
+  return Float32Array.from({ length }, next);
+}
+
+function encode(values: Float32Array, dtype: Dtype): ArrayBufferView<ArrayBuffer> {
+  if (dtype === "bf16") return f32ToBf16(values) as Uint16Array<ArrayBuffer>;
+  return (dtype === "f16" ? f32ToF16(values) : values) as ArrayBufferView<ArrayBuffer>;
+}
