@@ -22,7 +22,7 @@ const tight = {
 };
 const blockSize = 2;
 /** Enough for a queue; the software adapter takes its time. */
-const clientRequests = 16;
+const clientRequests = 12;
 
 for (const model of [prefixLm, causalModel()]) describe(`${model.name} under load`, () => underLoad(model));
 
