@@ -101,6 +101,14 @@ describe("completions", () => {
   });
 });
 
+test("two answers of one prompt, the first as if it were alone", async () => {
+  const { choices, usage } = await openai.completions.create({ ...raw, n: 2 });
+  expect(choices.map(({ index, text }) => [index, text])).toEqual(
+    [0, 1].map((index) => [index, station.output_text]),
+  );
+  expect(usage?.completion_tokens).toBe(2 * station.output_ids.length);
+});
+
 describe("where an answer ends", () => {
   test("max_tokens: finish_reason is length", async () => {
     const { choices, usage } = await openai.chat.completions.create({
@@ -173,7 +181,8 @@ describe("errors", () => {
     ["a prefix beyond the prompt", { prefix_len: 13 }, BadRequestError, "prefix_len"],
     ["a temperature below 0", { temperature: -1 }, BadRequestError, "temperature"],
     ["no tokens at all", { max_tokens: 0 }, BadRequestError, "max_tokens"],
-    ["two answers", { n: 2 }, BadRequestError, "n"],
+    ["no answers", { n: 0 }, BadRequestError, "n"],
+    ["more answers than run at once", { n: 1000 }, BadRequestError, "n"],
     ["an unknown parameter", { min_temperature: 1 }, BadRequestError, "min_temperature"],
     ["another model", { model: "other" }, NotFoundError, "model"],
   ] as const)("%s", async (_name, changes, errorClass, param) => {
