@@ -5,7 +5,7 @@ import {
   SAMPLE_SETTINGS_WORDS,
   writeSampleSettings,
 } from "../../src/gpu/kernels/sample.ts";
-import { normals, output, runTwice, testGpu, traitVariants, upload } from "../support/gpu.ts";
+import { normals, output, runTwice, skipWithoutGpu, testGpu, traitVariants, upload } from "../support/gpu.ts";
 import { gumbel, kept, sampleReference, threefry } from "../support/sample-reference.ts";
 
 const gpu = await testGpu();
@@ -172,30 +172,34 @@ for (const traits of traitVariants(gpu).slice(0, 2)) {
       });
     }
 
+    const why = slow ? " (needs a GPU: 4000 rows of 256 lanes with barriers)" : "";
     for (const [name, filter] of Object.entries(filters)) {
-      test.skipIf(slow)(`draws follow the softmax of what is kept, filter ${name}`, async () => {
-        const row = logitsOf(12, 12, 1.2);
-        const count = 4000;
-        const settings = Array.from({ length: count }, (_, i) => ({
-          ...plain,
-          ...filter,
-          seed: 99n,
-          step: i,
-        }));
-        const drawn = await draw(traits, Array<Float32Array>(count).fill(row), settings);
-        const counts = new Float64Array(12);
-        for (const token of drawn) counts[token]++;
-        const tokens = kept(row, settings[0]);
-        const total = [...tokens.values()].reduce((sum, z) => sum + Math.exp(z), 0);
-        let chiSquare = 0;
-        for (const [token, z] of tokens) {
-          const expected = (count * Math.exp(z)) / total;
-          chiSquare += (counts[token] - expected) ** 2 / expected;
-          counts[token] = 0;
-        }
-        expect(counts.every((left) => left === 0)).toBe(true);
-        expect(chiSquare).toBeLessThan(chiSquareLimit(tokens.size - 1));
-      });
+      test.skipIf(skipWithoutGpu(slow))(
+        `draws follow the softmax of what is kept, filter ${name}${why}`,
+        async () => {
+          const row = logitsOf(12, 12, 1.2);
+          const count = 4000;
+          const settings = Array.from({ length: count }, (_, i) => ({
+            ...plain,
+            ...filter,
+            seed: 99n,
+            step: i,
+          }));
+          const drawn = await draw(traits, Array<Float32Array>(count).fill(row), settings);
+          const counts = new Float64Array(12);
+          for (const token of drawn) counts[token]++;
+          const tokens = kept(row, settings[0]);
+          const total = [...tokens.values()].reduce((sum, z) => sum + Math.exp(z), 0);
+          let chiSquare = 0;
+          for (const [token, z] of tokens) {
+            const expected = (count * Math.exp(z)) / total;
+            chiSquare += (counts[token] - expected) ** 2 / expected;
+            counts[token] = 0;
+          }
+          expect(counts.every((left) => left === 0)).toBe(true);
+          expect(chiSquare).toBeLessThan(chiSquareLimit(tokens.size - 1));
+        },
+      );
     }
 
     test("a row draws the same alone and in a batch", async () => {

@@ -37,6 +37,14 @@ async function open(): Promise<Gpu> {
   return gpu;
 }
 
+/**
+ * Whether to skip a test that needs what a software adapter lacks. With `REQUIRE_GPU=1` it is run all the same, and
+ * fails where it cannot pass. The reason belongs into the test's name, so that it is printed with the skip.
+ */
+export function skipWithoutGpu(isLacking: boolean): boolean {
+  return isLacking && process.env.REQUIRE_GPU !== "1";
+}
+
 const guardBytes = 256;
 const guardPattern = 0xdeadbeef;
 
