@@ -74,7 +74,15 @@ export type GenerationEvent =
       /** Of each id, if the request asked for them. */
       logprobs?: readonly TokenLogprobs[];
     }
-  | { type: "finish"; choice: number; reason: FinishReason; promptTokens: number; completionTokens: number };
+  | {
+      type: "finish";
+      choice: number;
+      reason: FinishReason;
+      /** What of the request's own ended it: a stop string, or one of `stopTokenIds`. */
+      stop?: string | number;
+      promptTokens: number;
+      completionTokens: number;
+    };
 
 /** What the service tells about its model. */
 export interface ModelCard {

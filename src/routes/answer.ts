@@ -29,8 +29,8 @@ export function wholeAnswer(
   head: AnswerHead,
   answers: readonly GeneratedAnswer[],
 ): object {
-  const choices = answers.map(({ text, tokens, finish: { reason } }, index) =>
-    toChoice(shape, { index, part: shape.whole(text), tokens, reason }),
+  const choices = answers.map(({ text, tokens, finish: { reason, stop } }, index) =>
+    toChoice(shape, { index, part: shape.whole(text), tokens, reason, stop }),
   );
   return { ...head, object: shape.object, choices, usage: usageOf(answers.map(({ finish }) => finish)) };
 }
@@ -59,7 +59,7 @@ export async function* answerChunks(
     const { choice: index, tokens } = event;
     if (event.type === "finish") {
       finishes.push(event);
-      yield chunk({ index, part: shape.closing, reason: event.reason });
+      yield chunk({ index, part: shape.closing, reason: event.reason, stop: event.stop });
     } else if (event.text !== "" || tokens.length > 0) {
       yield chunk({ index, part: shape.piece(event.text), tokens });
     }
@@ -73,9 +73,17 @@ interface Choice {
   part: object;
   tokens?: readonly NamedLogprobs[];
   reason?: FinishReason;
+  /** What of the request's own ended it; not OpenAI's, but what clients of vLLM look for. */
+  stop?: string | number;
 }
 
-function toChoice(shape: AnswerShape, { index, part, tokens = [], reason }: Choice): object {
+function toChoice(shape: AnswerShape, { index, part, tokens = [], reason, stop }: Choice): object {
   const logprobs = tokens.length > 0 ? shape.logprobs(tokens) : null;
-  return { index, ...part, logprobs, finish_reason: reason ?? null };
+  return {
+    index,
+    ...part,
+    logprobs,
+    finish_reason: reason ?? null,
+    ...(stop === undefined ? {} : { stop_reason: stop }),
+  };
 }

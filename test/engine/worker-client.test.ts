@@ -219,12 +219,21 @@ describe("over the real engine", () => {
     const stop = client.text.decode(expectedIds.slice(3, 4));
     const stopped = request({}, { maxTokens: 40, stop: [stop] });
     const events = await Array.fromAsync(client.submit(stopped));
-    expect(events.at(-1)).toMatchObject({ type: "finish", reason: "stop" });
+    expect(events.at(-1)).toMatchObject({ type: "finish", reason: "stop", stop });
     expect(sent.at(-1)).toEqual({ type: "cancel", id: stopped.id, choice: 0 });
     const text = events.map((event) => (event.type === "text" ? event.text : "")).join("");
     expect(text).not.toContain(stop);
     await expectGoldenAnswer();
     expect(sent.at(-1)?.type).toBe("submit");
+  });
+
+  test("an end says which id of the request's own it was, and nothing of the model's", async () => {
+    const client = await starting;
+    const end = expectedIds[3];
+    const named = await Array.fromAsync(client.submit(request({}, { maxTokens: 40, stopTokenIds: [end] })));
+    expect(named.at(-1)).toMatchObject({ type: "finish", reason: "stop", stop: end });
+    const limited = await Array.fromAsync(client.submit(request({}, { maxTokens: 2, stopTokenIds: [end] })));
+    expect(limited.at(-1)).not.toHaveProperty("stop");
   });
 
   test("requests at the same time each get their own answer", async () => {

@@ -45,6 +45,17 @@ describe("whole answers", () => {
     });
   });
 
+  test.each(["END", 7])("what of the request's own ended an answer is told: %p", async (stop) => {
+    const engine = new ScriptedClient(async function* () {
+      yield { type: "finish", choice: 0, reason: "stop", stop, promptTokens: 8, completionTokens: 1 };
+    });
+    const { post } = setUp(engine);
+    const end = { finish_reason: "stop", stop_reason: stop };
+    expect(await (await post(chat, hello)).json()).toMatchObject({ choices: [end] });
+    const chunks = await chunksOf(await post(completions, { prompt: "abc", stream: true }));
+    expect(chunks).toMatchObject([{ choices: [end] }]);
+  });
+
   test("an error after some text is an error all the same", async () => {
     const engine = new ScriptedClient(sayThenThrow(["a"], new EngineDeadError("dead")));
     expect((await setUp(engine).post(chat, hello)).status).toBe(503);

@@ -13,21 +13,22 @@ interface State {
   next: Map<number, State>;
   /** Where to go on when no character fits: the longest proper suffix that begins a stop. */
   fail: State | undefined;
-  /** Length of the longest stop that ends here, 0 if none does. */
-  stopLength: number;
+  /** The longest stop that ends here, "" if none does. */
+  stop: string;
 }
 
 export interface StopResult {
   /** Text that no stop can reach any more. */
   text: string;
-  stopped: boolean;
+  /** The stop that is complete, after which there is no text; null before. */
+  stop: string | null;
 }
 
 export class StopMatcher {
   readonly #root: State;
   #state: State;
   #held = "";
-  #stopped = false;
+  #stop: string | null = null;
 
   /** Throws `InvalidRequestError` for an empty stop string. */
   constructor(stops: readonly string[]) {
@@ -44,15 +45,16 @@ export class StopMatcher {
 
   /** Takes the next piece of text. After a stop nothing more is given out. */
   push(piece: string): StopResult {
-    if (this.#stopped) return { text: "", stopped: true };
+    if (this.#stop !== null) return { text: "", stop: this.#stop };
     const text = this.#held + piece;
     for (let at = this.#held.length; at < text.length; at++) {
       this.#state = step(this.#state, text.charCodeAt(at));
-      if (this.#state.stopLength > 0) return this.#stop(text.slice(0, at + 1 - this.#state.stopLength));
+      const { stop } = this.#state;
+      if (stop !== "") return this.#end(text.slice(0, at + 1 - stop.length), stop);
     }
     const end = text.length - this.#state.depth;
     this.#held = text.slice(end);
-    return { text: text.slice(0, end), stopped: false };
+    return { text: text.slice(0, end), stop: null };
   }
 
   /** What was held back, at the end of the text. */
@@ -63,10 +65,10 @@ export class StopMatcher {
     return rest;
   }
 
-  #stop(text: string): StopResult {
-    this.#stopped = true;
+  #end(text: string, stop: string): StopResult {
+    this.#stop = stop;
     this.#held = "";
-    return { text, stopped: true };
+    return { text, stop };
   }
 }
 
@@ -81,14 +83,14 @@ function step(from: State, unit: number): State {
 }
 
 function buildAutomaton(stops: readonly string[]): State {
-  const root: State = { depth: 0, next: new Map(), fail: undefined, stopLength: 0 };
+  const root: State = { depth: 0, next: new Map(), fail: undefined, stop: "" };
   for (const stop of stops) addPath(root, stop);
   // Breadth first: a state's fail is shallower, so it is complete when it is needed. `queue` grows as it is walked.
   const queue = [root];
   for (const state of queue) {
     for (const [unit, child] of state.next) {
       child.fail = state.fail === undefined ? root : step(state.fail, unit);
-      if (child.stopLength === 0) child.stopLength = child.fail.stopLength;
+      if (child.stop === "") child.stop = child.fail.stop;
       queue.push(child);
     }
   }
@@ -101,8 +103,8 @@ function addPath(root: State, stop: string): void {
     const unit = stop.charCodeAt(i);
     let child = state.next.get(unit);
     if (child === undefined)
-      state.next.set(unit, (child = { depth: i + 1, next: new Map(), fail: undefined, stopLength: 0 }));
+      state.next.set(unit, (child = { depth: i + 1, next: new Map(), fail: undefined, stop: "" }));
     state = child;
   }
-  state.stopLength = stop.length;
+  state.stop = stop;
 }

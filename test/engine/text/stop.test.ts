@@ -5,17 +5,17 @@ import { seededIntegers } from "./support.ts";
 
 interface Outcome {
   text: string;
-  stopped: boolean;
+  stop: string | null;
 }
 
 /** By the rule as it is written: the earliest end, then the earliest start. */
 function oracle(stops: readonly string[], text: string): Outcome {
   for (let end = 1; end <= text.length; end++) {
     const ending = stops.filter((stop) => text.slice(0, end).endsWith(stop));
-    if (ending.length > 0)
-      return { text: text.slice(0, end - Math.max(...ending.map((stop) => stop.length))), stopped: true };
+    const [stop] = ending.sort((a, b) => b.length - a.length);
+    if (stop) return { text: text.slice(0, end - stop.length), stop };
   }
-  return { text, stopped: false };
+  return { text, stop: null };
 }
 
 /** Longest end of the text that begins a stop: what a matcher must hold back, and no more. */
@@ -29,33 +29,33 @@ function heldLength(stops: readonly string[], text: string): number {
 describe("StopMatcher", () => {
   test("gives out text before the stop and nothing after", () => {
     const matcher = new StopMatcher(["END"]);
-    expect(matcher.push("one E")).toEqual({ text: "one ", stopped: false });
-    expect(matcher.push("N")).toEqual({ text: "", stopped: false });
-    expect(matcher.push("Dtwo")).toEqual({ text: "", stopped: true });
-    expect(matcher.push("more")).toEqual({ text: "", stopped: true });
+    expect(matcher.push("one E")).toEqual({ text: "one ", stop: null });
+    expect(matcher.push("N")).toEqual({ text: "", stop: null });
+    expect(matcher.push("Dtwo")).toEqual({ text: "", stop: "END" });
+    expect(matcher.push("more")).toEqual({ text: "", stop: "END" });
     expect(matcher.flush()).toBe("");
   });
 
   test("what was held back comes once it is harmless, or at the end", () => {
     const matcher = new StopMatcher(["\n\n", "###"]);
-    expect(matcher.push("a\n")).toEqual({ text: "a", stopped: false });
-    expect(matcher.push("b##")).toEqual({ text: "\nb", stopped: false });
+    expect(matcher.push("a\n")).toEqual({ text: "a", stop: null });
+    expect(matcher.push("b##")).toEqual({ text: "\nb", stop: null });
     expect(matcher.flush()).toBe("##");
     expect(matcher.flush()).toBe("");
   });
 
   test("of stops that end together the one that starts first wins", () => {
-    expect(new StopMatcher(["c", "abc", "bc"]).push("xabcd")).toEqual({ text: "x", stopped: true });
+    expect(new StopMatcher(["c", "abc", "bc"]).push("xabcd")).toEqual({ text: "x", stop: "abc" });
     // Complete first, though the other starts earlier.
-    expect(new StopMatcher(["abcd", "bc"]).push("xabcd")).toEqual({ text: "xa", stopped: true });
+    expect(new StopMatcher(["abcd", "bc"]).push("xabcd")).toEqual({ text: "xa", stop: "bc" });
   });
 
   test("without stops everything passes at once", () => {
-    expect(new StopMatcher([]).push("abc")).toEqual({ text: "abc", stopped: false });
+    expect(new StopMatcher([]).push("abc")).toEqual({ text: "abc", stop: null });
   });
 
   test("half a character is no stop", () => {
-    expect(new StopMatcher(["\ude00"]).push("😀")).toEqual({ text: "😀", stopped: false });
+    expect(new StopMatcher(["\ude00"]).push("😀")).toEqual({ text: "😀", stop: null });
   });
 
   test("an empty stop is refused", () => {
@@ -73,16 +73,16 @@ describe("StopMatcher", () => {
       const text = word(0, 24);
       const matcher = new StopMatcher(stops);
       let out = "";
-      let stopped = false;
-      for (let at = 0; at < text.length && !stopped;) {
+      let stop: string | null = null;
+      for (let at = 0; at < text.length && stop === null;) {
         const end = Math.min(text.length, at + random(4));
         const result = matcher.push(text.slice(at, end));
         out += result.text;
-        stopped = result.stopped;
-        if (!stopped) expect(out.length).toBe(end - heldLength(stops, text.slice(0, end)));
+        stop = result.stop;
+        if (stop === null) expect(out.length).toBe(end - heldLength(stops, text.slice(0, end)));
         at = end;
       }
-      expect({ text: out + matcher.flush(), stopped }).toEqual(oracle(stops, text));
+      expect({ text: out + matcher.flush(), stop }).toEqual(oracle(stops, text));
     }
   });
 
@@ -96,6 +96,6 @@ describe("StopMatcher", () => {
     expect(given).toBe(pieces - 1000);
     // About 0.1 s; a quadratic matcher (1000 steps a character) takes over ten.
     expect(performance.now() - start).toBeLessThan(5000);
-    expect(matcher.push("c")).toEqual({ text: "", stopped: true });
+    expect(matcher.push("c")).toEqual({ text: "", stop: `${run}c` });
   });
 });
