@@ -72,5 +72,7 @@ export const TRACE_FILE_BYTES_MAX = 512 * 1024 * 1024;
 export const READER_EVENTS_MAX = 256;
 /** A reader that takes nothing for so long while its request is paused is dropped. */
 export const SLOW_READER_MS_MAX = 60_000;
+/** Last steps that the engine's numbers list. */
+export const STATS_STEPS_MAX = 64;
 /** After so many steps that decodes filled, a waiting prefill gets its share anyway. */
 export const STARVATION_STEPS_MAX = 16;

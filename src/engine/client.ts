@@ -7,6 +7,9 @@
 
 import type { Logprobs } from "./sampling/logprobs.ts";
 import type { PenaltyParams } from "./sampling/penalties.ts";
+import type { EngineStats } from "./stats.ts";
+
+export type { EngineStats } from "./stats.ts";
 
 /** How the next token is chosen. Every field is set: defaults are the business of whoever builds the request. */
 export interface SamplingParams {
@@ -126,5 +129,7 @@ export interface EngineClient {
   submit(request: GenerationRequest, signal?: AbortSignal): AsyncIterable<GenerationEvent>;
   /** True until the engine has failed or been closed. */
   readonly healthy: boolean;
+  /** How the engine is doing. Rejects with `EngineDeadError` once it has failed or been closed. */
+  stats(): Promise<EngineStats>;
   close(): Promise<void>;
 }

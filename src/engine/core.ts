@@ -10,9 +10,11 @@ import type { GenerationRequest } from "./client.ts";
 import type { KvManager } from "./kv-cache/kv-manager.ts";
 import { ActiveRequest, type AnswerTokens } from "./active-request.ts";
 import type { Runner, StepResult, Wanted } from "./runner.ts";
-import type { Scheduler, SchedulerStats } from "./scheduler/scheduler.ts";
+import type { Scheduler } from "./scheduler/scheduler.ts";
 import type { SchedulerEvent } from "./scheduler/request.ts";
 import type { RowEdits } from "./row-edits.ts";
+import type { EngineStats } from "./stats.ts";
+import { StepHistory } from "./step-history.ts";
 import type { Rectangle, StepPlan } from "./step-plan.ts";
 import type { TraceStep } from "./trace-events.ts";
 import { traceRectangles } from "./trace-plan.ts";
@@ -42,6 +44,9 @@ export interface RequestSink {
 interface Entry {
   active: ActiveRequest;
   sink: RequestSink;
+  promptTokens: number;
+  /** The first token has come. */
+  hasBegun: boolean;
 }
 
 interface SampledRow {
@@ -69,6 +74,9 @@ export class EngineCore {
   readonly #options: CoreOptions;
   readonly #requests = new Map<string, Entry>();
   readonly #flights: Flight[] = [];
+  readonly #history = new StepHistory();
+  #promptTokens = 0;
+  #generationTokens = 0;
   #isRunning = false;
   #isClosing = false;
   #failure: { reason: unknown } | null = null;
@@ -93,7 +101,7 @@ export class EngineCore {
     const { scheduler, eosTokenIds, vocabSize } = this.#options;
     const active = new ActiveRequest(request, { eosTokenIds, vocabSize });
     scheduler.add(active.forScheduler());
-    this.#requests.set(request.id, { active, sink });
+    this.#requests.set(request.id, { active, sink, promptTokens: request.promptIds.length, hasBegun: false });
     this.#wake();
   }
 
@@ -116,8 +124,15 @@ export class EngineCore {
     this.#wake();
   }
 
-  stats(): SchedulerStats {
-    return this.#options.scheduler.stats();
+  stats(): Omit<EngineStats, "kernels"> {
+    const { groups } = this.#options.kv.stats();
+    return {
+      ...this.#options.scheduler.stats(),
+      kvBlocks: groups.map(({ blocks: total, used, cached, free }) => ({ total, used, cached, free })),
+      promptTokens: this.#promptTokens,
+      generationTokens: this.#generationTokens,
+      recentSteps: this.#history.records(),
+    };
   }
 
   /** Ends all requests, without a word to them, and resolves when no step is under way any more. */
@@ -191,7 +206,7 @@ export class EngineCore {
     if (!flight) return;
     const { plan, result, rows, hasLogits } = flight;
     const [ids, logits] = await Promise.all([result.sampled(), hasLogits ? result.logits() : null]);
-    this.#trace(flight);
+    this.#record(flight);
     if (logits)
       rows.forEach(({ request, choice }, row) => request.keepLogprobs(choice, { ids, logits, row }));
     this.#publish(this.#options.scheduler.onSampled(plan.id, ids));
@@ -211,14 +226,22 @@ export class EngineCore {
     }
   }
 
-  #publishAnswer(event: Exclude<SchedulerEvent, { type: "expired" }>, { active, sink }: Entry): void {
+  #publishAnswer(event: Exclude<SchedulerEvent, { type: "expired" }>, entry: Entry): void {
+    const { active, sink } = entry;
     const { choice } = event;
     if (event.type === "tokens") {
+      this.#count(entry, event.ids.length);
       sink.emit({ type: "tokens", choice, ...active.accept(choice, event.ids) });
       return;
     }
     if (active.finish(choice)) this.#forget(event.requestId);
     sink.emit({ type: "finish", choice, reason: event.reason });
+  }
+
+  #count(entry: Entry, tokens: number): void {
+    if (!entry.hasBegun) this.#promptTokens += entry.promptTokens;
+    entry.hasBegun = true;
+    this.#generationTokens += tokens;
   }
 
   /** Nothing more of a request is planned or told. */
@@ -242,11 +265,12 @@ export class EngineCore {
     return { running, waiting, kvBlocks: this.#options.kv.stats().groups };
   }
 
-  #trace({ plan, submitMs, counters }: Flight): void {
+  #record({ plan, submitMs, counters }: Flight): void {
     const { trace, clock, runner } = this.#options;
-    if (!trace || !counters) return;
     const rectangles = traceRectangles(plan, runner.passCount);
-    trace.step({ index: plan.id, submitMs, doneMs: clock(), rectangles, counters });
+    const step = { index: plan.id, submitMs, doneMs: clock(), rectangles };
+    this.#history.add(step);
+    if (trace && counters) trace.step({ ...step, counters });
   }
 }
 

@@ -3,6 +3,7 @@ import type { KernelProfile } from "../gpu/profile.ts";
 import type { GenerationRequest } from "./client.ts";
 import type { CoreEvent } from "./core.ts";
 import type { EngineOptions, LoadStage } from "./load-engine.ts";
+import type { EngineStats } from "./stats.ts";
 
 export type ToEngine =
   | { type: "load"; options: EngineOptions }
@@ -13,6 +14,7 @@ export type ToEngine =
   | { type: "pause"; id: string }
   | { type: "resume"; id: string }
   | { type: "profile" }
+  | { type: "stats" }
   | { type: "close" };
 
 /** An error by name, so that the other side can throw one of the same kind. */
@@ -35,6 +37,7 @@ export type FromEngine =
   | ({ id: string } & CoreEvent)
   | { type: "failed"; id: string; error: ErrorMessage }
   | { type: "profile"; rows: KernelProfile[] }
+  | { type: "stats"; stats: EngineStats }
   | { type: "closed" }
   /** The engine as a whole cannot go on. */
   | { type: "dead"; error: ErrorMessage };

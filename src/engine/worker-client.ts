@@ -25,6 +25,7 @@ import {
 import { EventQueue } from "./event-queue.ts";
 import type { EngineOptions, OnLoadProgress } from "./load-engine.ts";
 import type { ErrorMessage, FromEngine, ReadyInfo, ToEngine } from "./protocol.ts";
+import type { EngineStats } from "./stats.ts";
 import { createTextCodec, type ModelTextCodec } from "./text/codec.ts";
 import { readModelConfig, type ModelConfig } from "./weights/config.ts";
 import type { KernelProfile } from "../gpu/profile.ts";
@@ -73,6 +74,8 @@ export class WorkerEngineClient implements EngineClient {
   /** False once the thread has failed: it answers no more. */
   #isThreadRunning = true;
   #onProfile: ((rows: KernelProfile[]) => void) | undefined;
+  /** Who waits for numbers, in order. */
+  readonly #statsQueue: PromiseWithResolvers<EngineStats>[] = [];
   #onClosed: (() => void) | undefined;
   #closing: Promise<void> | undefined;
 
@@ -184,6 +187,14 @@ export class WorkerEngineClient implements EngineClient {
     });
   }
 
+  stats(): Promise<EngineStats> {
+    if (this.#death) return Promise.reject(this.#death);
+    const asked = Promise.withResolvers<EngineStats>();
+    this.#statsQueue.push(asked);
+    this.#post({ type: "stats" });
+    return asked.promise;
+  }
+
   /** Ends the engine, when its step under way is done: of a dead one too, whose thread may still be at work. */
   close(): Promise<void> {
     this.#closing ??= this.#end();
@@ -249,6 +260,9 @@ export class WorkerEngineClient implements EngineClient {
       case "profile":
         this.#onProfile?.(message.rows);
         return;
+      case "stats":
+        this.#statsQueue.shift()?.resolve(message.stats);
+        return;
       case "closed":
         this.#onClosed?.();
         return;
@@ -261,6 +275,7 @@ export class WorkerEngineClient implements EngineClient {
   #die(why: string): void {
     this.#death ??= new EngineDeadError(`Cannot generate: the engine has ended (${why})`);
     for (const id of [...this.#entries.keys()]) this.#drop(id, this.#death);
+    for (const { reject } of this.#statsQueue.splice(0)) reject(this.#death);
   }
 
   #post(message: ToEngine): void {

@@ -86,6 +86,12 @@ async function handle(message: ToEngine): Promise<void> {
     case "profile":
       post({ type: "profile", rows: (await engine?.profiler?.report()) ?? [] });
       return;
+    case "stats": {
+      const kernels = (await engine?.profiler?.report()) ?? null;
+      // A closed engine is asked no more.
+      if (core) post({ type: "stats", stats: { ...core.stats(), kernels } });
+      return;
+    }
     case "close":
       // Bun crashes when a thread ends in which Dawn still owes the result of a step.
       await core?.close();

@@ -121,6 +121,18 @@ describe("over the real engine", () => {
 
   test("generates", expectGoldenAnswer);
 
+  test("counts what it does", async () => {
+    const client = await starting;
+    const before = await client.stats();
+    await expectGoldenAnswer();
+    const after = await client.stats();
+    expect(after.promptTokens - before.promptTokens).toBe(promptIds.length);
+    expect(after.generationTokens - before.generationTokens).toBe(8);
+    expect(after.steps).toBeGreaterThan(before.steps);
+    expect(after.recentSteps.at(-1)?.doneMs).toBeGreaterThan(before.recentSteps.at(-1)?.doneMs ?? Infinity);
+    expect(after).toMatchObject({ running: 0, waiting: 0, preemptions: 0, kernels: null });
+  });
+
   test.each<[string, Partial<GenerationRequest>, typeof InvalidRequestError, string, string]>([
     ["an empty prompt", { promptIds: [] }, InvalidRequestError, "prompt", "Cannot run an empty prompt"],
     [

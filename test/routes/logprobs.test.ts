@@ -1,7 +1,7 @@
 /** Log-probabilities in both shapes, and the names that tokens get in them. */
 import { describe, expect, test } from "bun:test";
 import type { EngineClient, TextCodec, TokenLogprobs } from "../../src/engine/client.ts";
-import { type Script, ScriptedClient } from "../support/scripted-client.ts";
+import { idleStats, type Script, ScriptedClient } from "../support/scripted-client.ts";
 import { chat, chunksOf, completions, hello, refused, setUp, submitted } from "./support.ts";
 
 const [A, B, C] = [65, 66, 67];
@@ -152,6 +152,7 @@ describe("names of tokens", () => {
       model: new ScriptedClient().model,
       text,
       healthy: true,
+      stats: () => Promise.resolve(idleStats),
       close: () => Promise.resolve(),
       async *submit() {
         yield { type: "text", choice: 0, text: text.decode(ids), tokenIds: ids, logprobs };

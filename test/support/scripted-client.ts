@@ -4,6 +4,7 @@
  */
 import type {
   EngineClient,
+  EngineStats,
   FinishReason,
   GenerationEvent,
   GenerationRequest,
@@ -34,10 +35,26 @@ const text: TextCodec = {
   decode: (ids) => String.fromCharCode(...ids),
 };
 
+/** Of an engine that has done nothing yet. */
+export const idleStats: EngineStats = {
+  running: 0,
+  waiting: 0,
+  paused: 0,
+  preemptions: 0,
+  promptTokens: 0,
+  generationTokens: 0,
+  kvBlocks: [{ used: 0, cached: 0, free: 31, total: 31 }],
+  prefixCache: { queryTokens: 0, hitTokens: 0 },
+  steps: 0,
+  recentSteps: [],
+  kernels: null,
+};
+
 export class ScriptedClient implements EngineClient {
   readonly model: ModelCard;
   readonly text = text;
   healthy = true;
+  engineStats = idleStats;
   /** Everything submitted, in order. */
   readonly submissions: Submission[] = [];
   script: Script;
@@ -50,6 +67,10 @@ export class ScriptedClient implements EngineClient {
   submit(request: GenerationRequest, signal = new AbortController().signal): AsyncIterable<GenerationEvent> {
     this.submissions.push({ request, signal });
     return this.script(request, signal);
+  }
+
+  stats(): Promise<EngineStats> {
+    return Promise.resolve(this.engineStats);
   }
 
   async close(): Promise<void> {

@@ -24,14 +24,27 @@ export interface PrefillOptions {
   supply: BlockSupply;
 }
 
+/** What the prefix cache was asked for and what it had, in tokens. */
+export interface PrefixTokens {
+  queryTokens: number;
+  hitTokens: number;
+}
+
 export class PrefillPlanner {
   readonly #options: PrefillOptions;
   #layered: { sequence: Sequence; end: number; nextPass: number } | null = null;
   /** Why a sequence could not start, and at which count of the supply's changes. */
   readonly #failures = new WeakMap<Sequence, { changes: number; outcome: Outcome; tokens: number }>();
 
+  #prefixTokens: PrefixTokens = { queryTokens: 0, hitTokens: 0 };
+
   constructor(options: PrefillOptions) {
     this.#options = options;
+  }
+
+  /** Since the start; look-ups of sequences that could not start for want of room are not counted. */
+  get prefixTokens(): PrefixTokens {
+    return this.#prefixTokens;
   }
 
   /** The sequence some of whose layer passes have run. */
@@ -63,12 +76,22 @@ export class PrefillPlanner {
     if (!this.#makePlace(sequence, draft)) return "short";
     const { state } = sequence;
     this.#adopt(sequence);
-    const tokens = wholeEnd(this.#options.policy, sequence) - sequence.computed;
+    const hitTokens = sequence.computed;
+    const tokens = wholeEnd(this.#options.policy, sequence) - hitTokens;
     const outcome = supply.hasRoomFor(sequence, draft) ? this.#planCut(sequence, draft) : "short";
-    if (outcome === "planned") return outcome;
+    if (outcome === "planned") {
+      this.#countLookup(sequence, hitTokens);
+      return outcome;
+    }
     supply.giveBack(sequence, state);
     this.#failures.set(sequence, { changes: supply.changes, outcome, tokens });
     return outcome;
+  }
+
+  #countLookup({ knownIds }: Sequence, hitTokens: number): void {
+    if (this.#options.policy.prefixReuse === "none") return;
+    const { queryTokens, hitTokens: before } = this.#prefixTokens;
+    this.#prefixTokens = { queryTokens: queryTokens + knownIds.length, hitTokens: before + hitTokens };
   }
 
   /** A look-up and an attempt cost time; they are not repeated while nothing can have changed. */

@@ -13,7 +13,7 @@ import { BlockSupply } from "./block-supply.ts";
 import { planDecodes } from "./decodes.ts";
 import { deliver } from "./delivery.ts";
 import { PlanDraft } from "./plan-draft.ts";
-import { PrefillPlanner } from "./prefills.ts";
+import { PrefillPlanner, type PrefixTokens } from "./prefills.ts";
 import type { SchedulerEvent, SchedulerLimits, SchedulerRequest } from "./request.ts";
 import { type Ordering, Roster } from "./roster.ts";
 import { prefixQuery, type RequestState, Sequence } from "./sequence.ts";
@@ -34,6 +34,8 @@ export interface SchedulerStats {
   preemptions: number;
   /** Steps planned since the start. */
   steps: number;
+  /** Of sequences that have started: tokens looked up in the prefix cache, and those found. */
+  prefixCache: PrefixTokens;
 }
 
 export class Scheduler {
@@ -147,6 +149,7 @@ export class Scheduler {
       paused: count(({ isPaused }) => isPaused),
       preemptions: this.#supply.preemptions,
       steps: this.#lastPlan,
+      prefixCache: this.#prefills.prefixTokens,
     };
   }
 

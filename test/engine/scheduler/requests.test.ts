@@ -139,7 +139,7 @@ describe("cancellation", () => {
     scheduler.cancel("nobody");
     scheduler.pause("nobody");
     scheduler.resume("nobody");
-    expect(scheduler.stats()).toEqual({ waiting: 0, running: 0, paused: 0, preemptions: 0, steps: 0 });
+    expect(scheduler.stats()).toMatchObject({ waiting: 0, running: 0, paused: 0, preemptions: 0, steps: 0 });
   });
 });
 
