@@ -4,7 +4,8 @@
  */
 import type { Gpu } from "../gpu/gpu.ts";
 import { sample } from "../gpu/kernels/sample.ts";
-import type { Recorder } from "../gpu/recorder.ts";
+import type { Dispatch } from "../gpu/kernel.ts";
+import type { Program, Recorder } from "../gpu/recorder.ts";
 import { rows, type Tensor } from "../gpu/tensor.ts";
 import type { ForwardContext, StepTensors } from "./layers/context.ts";
 import { Workspace } from "./layers/workspace.ts";
@@ -33,8 +34,19 @@ export interface BatchRows {
   sample(edits?: readonly RowEdits[]): void;
 }
 
+/** What recording a batch came to: its dispatches, and the logits that they leave if they reach the end. */
+interface Recording {
+  dispatches: Dispatch[];
+  logits: Tensor | null;
+}
+
+/** Decode batches of this many sizes are kept ready to encode. */
+const programsMax = 64;
+
 export class Batch {
   readonly #options: BatchOptions;
+  /** By size of a decode batch, the least recently used first. */
+  readonly #programs = new Map<string, { program: Program; logits: Tensor }>();
   readonly #inputs: StepInputs;
   readonly #workspace: Workspace;
   readonly #rowSpace: Workspace;
@@ -55,25 +67,51 @@ export class Batch {
    */
   record(batch: readonly Rectangle[], from = 0, to = this.#options.model.passes.length): BatchRows[] {
     const isSampled = batch.some(({ sampling }) => sampling.length > 0);
-    return this.#record(this.#inputs.write(batch), { from, to, isSampled });
+    const step = this.#inputs.write(batch);
+    const isDecode = from === 0 && batch.every(({ tokenIds }) => tokenIds.length === 1);
+    const logits = isDecode ? this.#replay(step) : null;
+    if (logits) return [this.#rows(step, logits, isSampled)];
+    const recording = this.#recordPasses(step, from, to);
+    for (const dispatch of recording.dispatches) this.#options.recorder.add(dispatch);
+    return recording.logits ? [this.#rows(step, recording.logits, isSampled)] : [];
   }
 
   /** Records a batch of this many tokens and one sampled row, whatever the inputs hold: for compiling ahead. */
   recordShape(tokens: number): void {
-    const step = this.#inputs.shaped(Math.min(tokens, this.#options.limits.tokens), 1);
-    const rows = this.#record(step, { from: 0, to: this.#options.model.passes.length, isSampled: true });
-    for (const row of rows) row.sample();
+    const { limits, model, recorder } = this.#options;
+    const step = this.#inputs.shaped(Math.min(tokens, limits.tokens), 1);
+    const { dispatches, logits } = this.#recordPasses(step, 0, model.passes.length);
+    for (const dispatch of dispatches) recorder.add(dispatch);
+    if (logits) this.#rows(step, logits, true).sample();
   }
 
-  #record(
-    step: StepTensors,
-    { from, to, isSampled }: { from: number; to: number; isSampled: boolean },
-  ): BatchRows[] {
-    const { model, recorder, gpu, kv, layerGroups } = this.#options;
-    const { traits } = gpu;
+  /**
+   * Records a whole decode step as a program, made when its size comes for the first time: all that differs from step to
+   * step is in the inputs. Gives the logits, or null if none are wanted.
+   */
+  #replay(step: StepTensors): Tensor | null {
+    const { model, recorder } = this.#options;
+    const key = `${step.tokenIds.shape[0]} ${step.logitRows.shape[0]}`;
+    let found = this.#programs.get(key);
+    if (!found) {
+      const { dispatches, logits } = this.#recordPasses(step, 0, model.passes.length);
+      if (!logits) return null;
+      found = { program: recorder.program(dispatches), logits };
+    }
+    this.#programs.delete(key);
+    this.#programs.set(key, found);
+    const [oldest] = this.#programs.keys();
+    if (this.#programs.size > programsMax) this.#programs.delete(oldest);
+    recorder.add(found.program);
+    return found.logits;
+  }
+
+  #recordPasses(step: StepTensors, from: number, to: number): Recording {
+    const { model, gpu, kv, layerGroups } = this.#options;
+    const dispatches: Dispatch[] = [];
     const context: ForwardContext = {
-      traits,
-      recorder,
+      traits: gpu.traits,
+      recorder: { add: (dispatch) => dispatches.push(dispatch) },
       workspace: this.#workspace,
       rowSpace: this.#rowSpace,
       step,
@@ -84,13 +122,17 @@ export class Batch {
     };
     if (from === 0) model.embed(context);
     for (const pass of model.passes.slice(from, to)) pass(context);
-    if (to < model.passes.length || context.rows === 0) return [];
-    const logits = model.head(context);
-    const sampled = rows(step.sampled, context.rows);
+    const isWhole = to === model.passes.length && context.rows > 0;
+    return { logits: isWhole ? model.head(context) : null, dispatches };
+  }
+
+  #rows(step: StepTensors, logits: Tensor, isSampled: boolean): BatchRows {
+    const { recorder, gpu } = this.#options;
+    const sampled = rows(step.sampled, step.logitRows.shape[0]);
     const record = (edits: readonly RowEdits[] = []) => {
-      this.#editor.record(traits, { edits, logits });
-      if (isSampled) recorder.add(sample(traits, { logits, settings: step.settings, sampled }));
+      this.#editor.record(gpu.traits, { edits, logits });
+      if (isSampled) recorder.add(sample(gpu.traits, { logits, settings: step.settings, sampled }));
     };
-    return [{ logits, sampled, sample: record }];
+    return { logits, sampled, sample: record };
   }
 }

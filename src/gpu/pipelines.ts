@@ -97,7 +97,7 @@ export class PipelineCache {
     const bindGroup = this.#device.createBindGroupLayout({
       label: spec.name,
       entries: [
-        { binding: 0, visibility, buffer: { type: "uniform", hasDynamicOffset: true } },
+        { binding: 0, visibility, buffer: { type: "uniform" } },
         ...Object.values(spec.tensors).map(({ access }, index) => ({
           binding: index + 1,
           visibility,

@@ -1,29 +1,50 @@
 /**
  * Collects the dispatches of a step and submits them as one compute pass.
  *
- * Params of all dispatches lie in one uniform buffer that is written once a submission; bind groups are cached by
- * pipeline layout and buffers, so a repeated step creates nothing. A dispatch sees the writes of those before it
- * (WebGPU orders dispatches of a pass by the buffers they share). Copies between buffers cannot be part of a pass:
- * they come before all of its dispatches, or after.
+ * Bind groups are cached by the memory they bind, so a repeated step creates nothing. Work that comes again and again
+ * unchanged, as a decode step of the same batch size does, can be fixed as a `Program`: then nothing of it is looked up
+ * or written any more, only encoded. A dispatch sees the writes of those before it (WebGPU orders dispatches of a pass
+ * by the buffers they share). Copies between buffers cannot be part of a pass: they come before all of its dispatches,
+ * or after.
  */
 import type { Gpu } from "./gpu.ts";
 import type { Dispatch } from "./kernel.ts";
-import type { Pipeline } from "./pipelines.ts";
+import { ParamSlots } from "./params.ts";
 import type { Profiler } from "./profile.ts";
-import { align } from "./tensor.ts";
-
-const paramBytesMax = 64;
 
 type RecordCommands = (encoder: GPUCommandEncoder) => void;
+
+/** A dispatch with all it needs from the device. */
+interface Command {
+  dispatch: Dispatch;
+  pipeline: GPUComputePipeline;
+  group: GPUBindGroup;
+}
+
+/** Dispatches with params and bind groups of their own, to be run any number of times. */
+export class Program {
+  readonly commands: readonly Command[];
+
+  constructor(commands: readonly Command[]) {
+    this.commands = commands;
+  }
+}
+
+/** A place for params and the bind group that names it. */
+interface Slot {
+  index: number;
+  group: GPUBindGroup;
+}
 
 export class Recorder {
   readonly #gpu: Gpu;
   readonly #profiler: Profiler | undefined;
-  readonly #bindGroups = new Map<string, GPUBindGroup>();
-  readonly #stride: number;
-  #dispatches: Dispatch[] = [];
-  #params: GPUBuffer;
-  #words = new DataView(new ArrayBuffer(0));
+  /** By memory bound: the slots of the first, second, ... such dispatch of a step. */
+  readonly #slots = new Map<string, Slot[]>();
+  readonly #usedSlots = new Map<string, number>();
+  #slotCount = 0;
+  #params: ParamSlots;
+  #items: (Dispatch | Program)[] = [];
   #before: RecordCommands[] = [];
   /** For read-back. */
   #after: RecordCommands[] = [];
@@ -31,12 +52,11 @@ export class Recorder {
   constructor(gpu: Gpu, profiler?: Profiler) {
     this.#gpu = gpu;
     this.#profiler = profiler;
-    this.#stride = align(paramBytesMax, gpu.device.limits.minUniformBufferOffsetAlignment);
-    this.#params = this.#allocateParams(64);
+    this.#params = new ParamSlots(gpu.device, 64);
   }
 
-  add(dispatch: Dispatch): void {
-    this.#dispatches.push(dispatch);
+  add(dispatch: Dispatch | Program): void {
+    this.#items.push(dispatch);
   }
 
   /** Runs `record` while the command buffer of the next submission is open, before its compute pass, which sees its effects. */
@@ -51,102 +71,129 @@ export class Recorder {
 
   /** Hands out what was added and forgets it: for compiling pipelines ahead, and for tests. */
   take(): Dispatch[] {
-    const dispatches = this.#dispatches;
-    this.#dispatches = [];
+    const items = this.#items;
+    this.#items = [];
     this.#before = [];
     this.#after = [];
-    return dispatches;
+    return items.flatMap((item) =>
+      item instanceof Program ? item.commands.map(({ dispatch }) => dispatch) : [item],
+    );
+  }
+
+  /** Fixes these dispatches, which must not be empty, for repeated use; the program lives as long as it is referenced. */
+  program(dispatches: readonly Dispatch[]): Program {
+    const real = dispatches.filter(isWork);
+    const params = new ParamSlots(this.#gpu.device, Math.max(1, real.length));
+    const commands = real.map((dispatch, index) => {
+      params.set(index, dispatch);
+      return this.#command(dispatch, this.#createGroup(dispatch, params.binding(index)));
+    });
+    params.upload();
+    return new Program(commands);
   }
 
   /** Encodes and submits everything added since the last call. Throws `DeviceLostError` on a failed device. */
   submit(): void {
     this.#gpu.assertAlive();
-    const before = this.#before;
-    const after = this.#after;
-    const dispatches = this.take();
-    this.#writeParams(dispatches);
+    const [before, after, items] = [this.#before, this.#after, this.#items];
+    this.take();
+    const commands = this.#resolve(items);
     const encoder = this.#gpu.device.createCommandEncoder();
     for (const record of before) record(encoder);
-    if (this.#profiler) this.#encodeProfiled(encoder, dispatches, this.#profiler);
-    else this.#encode(encoder, dispatches);
+    if (this.#profiler) encodeProfiled(encoder, commands, this.#profiler);
+    else encode(encoder, commands);
     for (const record of after) record(encoder);
     this.#gpu.device.queue.submit([encoder.finish()]);
     this.#profiler?.afterSubmit();
   }
 
-  #encode(encoder: GPUCommandEncoder, dispatches: readonly Dispatch[]): void {
-    const pass = encoder.beginComputePass();
-    dispatches.forEach((dispatch, index) => this.#encodeOne(pass, dispatch, index));
-    pass.end();
-  }
-
-  /** A pass a dispatch, each between two timestamps. */
-  #encodeProfiled(encoder: GPUCommandEncoder, dispatches: readonly Dispatch[], profiler: Profiler): void {
-    dispatches.forEach((dispatch, index) => {
-      const pass = encoder.beginComputePass(profiler.timestampsFor(dispatch, encoder));
-      this.#encodeOne(pass, dispatch, index);
-      pass.end();
-    });
-    profiler.resolve(encoder);
-  }
-
-  #encodeOne(pass: GPUComputePassEncoder, dispatch: Dispatch, index: number): void {
-    const [x, y, z] = dispatch.workgroups;
-    if (x === 0 || y === 0 || z === 0) return;
-    const pipeline = this.#gpu.pipelines.get(dispatch);
-    pass.setPipeline(pipeline.gpu);
-    pass.setBindGroup(0, this.#bindGroup(pipeline, dispatch), [index * this.#stride]);
-    pass.dispatchWorkgroups(x, y, z);
-  }
-
-  #bindGroup(pipeline: Pipeline, dispatch: Dispatch): GPUBindGroup {
-    let key = dispatch.spec.name;
-    for (const name in dispatch.spec.tensors) {
-      const { buffer, offset, size } = dispatch.tensors[name];
-      key += `|${buffer.id}.${offset}.${size}`;
+  #resolve(items: readonly (Dispatch | Program)[]): Command[] {
+    this.#reserve(items);
+    this.#usedSlots.clear();
+    const commands: Command[] = [];
+    for (const item of items) {
+      if (item instanceof Program) commands.push(...item.commands);
+      else if (isWork(item)) commands.push(this.#resolveOne(item));
     }
-    const found = this.#bindGroups.get(key);
-    if (found) return found;
-    const entries = Object.keys(dispatch.spec.tensors).map((name, index) => {
+    this.#params.upload();
+    return commands;
+  }
+
+  #resolveOne(dispatch: Dispatch): Command {
+    const key = memoryKey(dispatch);
+    const used = this.#usedSlots.get(key) ?? 0;
+    this.#usedSlots.set(key, used + 1);
+    let slots = this.#slots.get(key);
+    if (!slots) this.#slots.set(key, (slots = []));
+    let slot = slots.at(used);
+    if (!slot) {
+      const index = this.#slotCount++;
+      slot = { index, group: this.#createGroup(dispatch, this.#params.binding(index)) };
+      slots.push(slot);
+    }
+    this.#params.set(slot.index, dispatch);
+    return this.#command(dispatch, slot.group);
+  }
+
+  #command(dispatch: Dispatch, group: GPUBindGroup): Command {
+    return { dispatch, pipeline: this.#gpu.pipelines.get(dispatch).gpu, group };
+  }
+
+  #createGroup(dispatch: Dispatch, params: GPUBufferBinding): GPUBindGroup {
+    const tensors = Object.keys(dispatch.spec.tensors).map((name, index) => {
       const { buffer, offset, size } = dispatch.tensors[name];
       return { binding: index + 1, resource: { buffer: buffer.gpu, offset, size } };
     });
-    const group = this.#gpu.device.createBindGroup({
+    return this.#gpu.device.createBindGroup({
       label: dispatch.spec.name,
-      layout: pipeline.layout,
-      entries: [{ binding: 0, resource: { buffer: this.#params, size: paramBytesMax } }, ...entries],
+      layout: this.#gpu.pipelines.get(dispatch).layout,
+      entries: [{ binding: 0, resource: params }, ...tensors],
     });
-    this.#bindGroups.set(key, group);
-    return group;
   }
 
-  #writeParams(dispatches: readonly Dispatch[]): void {
-    const bytes = dispatches.length * this.#stride;
-    if (bytes > this.#params.size) this.#growParams(dispatches.length);
-    dispatches.forEach((dispatch, index) => {
-      let at = index * this.#stride;
-      for (const name in dispatch.spec.params) {
-        const value = dispatch.params[name];
-        if (value === undefined)
-          throw new Error(`Cannot run ${dispatch.spec.name}: param ${name} is missing`);
-        if (dispatch.spec.params[name] === "f32") this.#words.setFloat32(at, value, true);
-        else this.#words.setUint32(at, value, true);
-        at += 4;
-      }
-    });
-    if (bytes > 0) this.#gpu.device.queue.writeBuffer(this.#params, 0, this.#words.buffer, 0, bytes);
+  /** Room for a slot more for each item; a new buffer makes all bind groups anew, the old one lives until its work is done. */
+  #reserve(items: readonly (Dispatch | Program)[]): void {
+    const needed = this.#slotCount + items.length;
+    if (needed <= this.#params.capacity) return;
+    this.#slots.clear();
+    this.#slotCount = 0;
+    this.#params = new ParamSlots(this.#gpu.device, 2 * Math.max(items.length, this.#params.capacity));
   }
+}
 
-  #growParams(count: number): void {
-    // Submitted work keeps the old buffer alive until it is done; only the cached bind groups must go.
-    this.#bindGroups.clear();
-    this.#params = this.#allocateParams(count * 2);
+function encode(encoder: GPUCommandEncoder, commands: readonly Command[]): void {
+  const pass = encoder.beginComputePass();
+  let current: GPUComputePipeline | null = null;
+  for (const { dispatch, pipeline, group } of commands) {
+    if (pipeline !== current) pass.setPipeline((current = pipeline));
+    pass.setBindGroup(0, group);
+    const [x, y, z] = dispatch.workgroups;
+    pass.dispatchWorkgroups(x, y, z);
   }
+  pass.end();
+}
 
-  #allocateParams(count: number): GPUBuffer {
-    const size = count * this.#stride;
-    this.#words = new DataView(new ArrayBuffer(size));
-    const usage = GPUBufferUsage.UNIFORM | GPUBufferUsage.COPY_DST;
-    return this.#gpu.device.createBuffer({ label: "params", size, usage });
+/** A pass a dispatch, each between two timestamps. */
+function encodeProfiled(encoder: GPUCommandEncoder, commands: readonly Command[], profiler: Profiler): void {
+  for (const command of commands) {
+    const pass = encoder.beginComputePass(profiler.timestampsFor(command.dispatch, encoder));
+    pass.setPipeline(command.pipeline);
+    pass.setBindGroup(0, command.group);
+    pass.dispatchWorkgroups(...command.dispatch.workgroups);
+    pass.end();
   }
+  profiler.resolve(encoder);
+}
+
+function isWork({ workgroups }: Dispatch): boolean {
+  return workgroups.every((count) => count > 0);
+}
+
+function memoryKey({ spec, tensors }: Dispatch): string {
+  let key = spec.name;
+  for (const name in spec.tensors) {
+    const { buffer, offset, size } = tensors[name];
+    key += `|${buffer.id}.${offset}.${size}`;
+  }
+  return key;
 }

@@ -97,6 +97,37 @@ describe("Recorder", () => {
     }
   });
 
+  test("a program runs as its dispatches would, again and again, and creates nothing more", async () => {
+    const [a, b, c] = [tensor([2, 4], 1), tensor([2, 4]), tensor([2, 4])];
+    const recorder = new Recorder(gpu);
+    const program = recorder.program([
+      add(gpu.traits, { a, b: a, y: b }),
+      add(gpu.traits, { a: b, b: a, y: c }),
+      add(gpu.traits, { a: c, b: b, y: a }),
+    ]);
+    const run = (): void => {
+      recorder.add(program);
+      recorder.add(add(gpu.traits, { a, b: a, y: c }));
+      recorder.submit();
+    };
+    run(); // a: 1 -> 3 * 1 + 2 * 1
+    expect(await readF32(gpu, a)).toEqual(Array.from({ length: 8 }, () => 5));
+    expect(countCalls("createBindGroup", run) + countCalls("createBuffer", run)).toBe(0);
+    expect(await readF32(gpu, a)).toEqual(Array.from({ length: 8 }, () => 125));
+    expect(await readF32(gpu, c)).toEqual(Array.from({ length: 8 }, () => 250));
+  });
+
+  test("the params of a program are its own: other counts over the same memory do not change them", async () => {
+    const [a, b, y] = [tensor([4, 4], 1), tensor([4, 4], 1), tensor([4, 4])];
+    const recorder = new Recorder(gpu);
+    const program = recorder.program([add(gpu.traits, { a, b, y })]);
+    submit(recorder, [add(gpu.traits, { a: rows(a, 1), b: rows(b, 1), y: rows(y, 1) })]);
+    expect(await readF32(gpu, y)).toEqual(Array.from({ length: 16 }, (_, index) => (index < 4 ? 2 : 0)));
+    recorder.add(program);
+    recorder.submit();
+    expect(await readF32(gpu, y)).toEqual(Array.from({ length: 16 }, () => 2));
+  });
+
   test("a dispatch of nothing does nothing", async () => {
     const y = tensor([2, 4], 3);
     submit(new Recorder(gpu), [{ ...add(gpu.traits, { a: y, b: ones2, y }), workgroups: [0, 1, 1] }]);
