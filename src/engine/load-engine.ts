@@ -166,7 +166,8 @@ async function loadOn(parts: LoadOptions): Promise<LoadedEngine> {
   const blocks = await planBlocks({ ...parts, policy, kvSpecs, limits, kvBytesMax: chosen.kvBytesMax });
   const layeredTokens = policy.prefillCut === "layers" ? maxModelLen : 1;
   const { blockCounts } = blocks;
-  const runner = new Runner({ gpu, model, limits, layeredTokens, kvSpecs, policy, blockCounts, profiler });
+  const parameters = { gpu, model, limits, layeredTokens, kvSpecs, policy, blockCounts, profiler };
+  const runner = await allocating(gpu, blocks, () => new Runner(parameters));
   await runner.compile(warmUpCounts, (done, all) => onProgress({ stage: "kernels", done, all }));
   gpu.assertAlive();
   return { gpu, config, model, runner, policy, kvSpecs, blocks, maxBatchedTokens, maxModelLen, profiler };
@@ -192,12 +193,9 @@ async function planBlocks(parts: PlanBlocksOptions): Promise<BlockPlan> {
   }));
   // More than every sequence at full length is of no use but to the prefix cache, which gets as much again.
   const concurrencyMax = 2 * limits.sequences;
-  const useful = groups.reduce(
-    (sum, group) =>
-      sum +
-      group.bytesPerBlock * (Math.max(group.blocksPerSequence * concurrencyMax, options.numBlocks ?? 0) + 1),
-    0,
-  );
+  const wanted = ({ blocksPerSequence }: { blocksPerSequence: number }) =>
+    options.numBlocks ?? blocksPerSequence * concurrencyMax;
+  const useful = groups.reduce((sum, group) => sum + group.bytesPerBlock * (wanted(group) + 1), 0);
   const capBytes = Math.min(kvBytesMax, align(useful / options.memoryUtilization, 16));
   const grantedBytes = await probeMemory(gpu.device, {
     capBytes,
@@ -216,6 +214,18 @@ async function planBlocks(parts: PlanBlocksOptions): Promise<BlockPlan> {
   const note = `${counts} blocks of ${limits.blockSize} tokens (${Math.round(plan.bytes / 2 ** 20)} MiB), room for ${plan.concurrency.toFixed(1)} sequences of ${parts.maxModelLen} tokens`;
   onProgress({ stage: "memory", done: 1, all: 1, note });
   return plan;
+}
+
+/** Runs `allocate`, and says what to change when the device has no memory for it after all. */
+async function allocating<T>({ device }: Gpu, { bytes }: BlockPlan, allocate: () => T): Promise<T> {
+  device.pushErrorScope("out-of-memory");
+  const made = allocate();
+  const refusal = await device.popErrorScope();
+  if (!refusal) return made;
+  throw new SetupError(
+    `Cannot allocate the KV cache: expected ${Math.round(bytes / 2 ** 20)} MiB, got a refusal of the device ` +
+      `(${refusal.message.split("\n")[0]}). Lower --gpu-memory-utilization or --num-blocks`,
+  );
 }
 
 function checkBudget(maxBatchedTokens: number, sequences: number): void {

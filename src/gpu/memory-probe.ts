@@ -6,9 +6,12 @@
  */
 
 /** What the probe uses of a GPUDevice. */
-export type ProbedDevice = Pick<GPUDevice, "createBuffer" | "pushErrorScope" | "popErrorScope"> & {
+export type ProbedDevice = Pick<
+  GPUDevice,
+  "createBuffer" | "createCommandEncoder" | "pushErrorScope" | "popErrorScope"
+> & {
   readonly limits: Pick<GPUSupportedLimits, "maxBufferSize" | "maxStorageBufferBindingSize">;
-  readonly queue: Pick<GPUQueue, "onSubmittedWorkDone">;
+  readonly queue: Pick<GPUQueue, "submit" | "onSubmittedWorkDone">;
 };
 
 export interface ProbeOptions {
@@ -43,10 +46,26 @@ export async function probeMemory(device: ProbedDevice, options: ProbeOptions = 
     }
   } finally {
     for (const buffer of held) buffer.destroy();
-    // A driver frees memory once its queue has passed the point of destruction.
-    await device.queue.onSubmittedWorkDone();
+    if (held.length > 0) await settle(device);
   }
   return granted;
+}
+
+/**
+ * Waits until destroyed buffers have given their memory back. Dawn frees them when work submitted *after* their
+ * destruction is done, and looks for that when it next hands out results: without these submissions an H100 refused
+ * the KV cache right after a probe, as if the probe still held everything.
+ */
+async function settle(device: ProbedDevice): Promise<void> {
+  const usage = GPUBufferUsage.COPY_DST;
+  const target = device.createBuffer({ label: "memory-probe-end", size: 4, usage });
+  for (let round = 0; round < 2; round++) {
+    const encoder = device.createCommandEncoder();
+    encoder.clearBuffer(target);
+    device.queue.submit([encoder.finish()]);
+    await device.queue.onSubmittedWorkDone();
+  }
+  target.destroy();
 }
 
 /** Null when the device refuses. Scopes nest: what is no lack of memory is a fault of ours. */

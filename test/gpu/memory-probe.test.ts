@@ -9,15 +9,24 @@ setDefaultTimeout(120_000);
 
 const gpu = await testGpu();
 const mebibyte = 2 ** 20;
+/** The buffer that the last submissions work on, which itself is freed only later. */
+const endBytes = 4;
 
-/** A device with this much memory, that counts what is allocated and never gives back what is not destroyed. */
+/** A device with this much memory; like Dawn, it gives destroyed memory back when work submitted afterwards is done. */
 class FakeDevice {
   readonly limits: ProbedDevice["limits"];
-  readonly queue = { onSubmittedWorkDone: () => this.#flush() };
+  readonly queue = {
+    submit: (): undefined => {
+      this.#freeable = this.#unflushed;
+    },
+    onSubmittedWorkDone: () => this.#flush(),
+  };
   readonly sizes: number[] = [];
   used = 0;
   mostUsed = 0;
   #unflushed = 0;
+  /** What was destroyed before the last submission. */
+  #freeable = 0;
   readonly #scopes: { filter: GPUErrorFilter; error: GPUError | null }[] = [];
   readonly #memory: number;
   readonly #refusal: GPUErrorFilter;
@@ -62,9 +71,14 @@ class FakeDevice {
     scope.error ??= { message: `fake ${filter}` } as GPUError;
   }
 
+  createCommandEncoder(): GPUCommandEncoder {
+    return { clearBuffer: () => {}, finish: () => ({}) } as unknown as GPUCommandEncoder;
+  }
+
   #flush(): Promise<undefined> {
-    this.used -= this.#unflushed;
-    this.#unflushed = 0;
+    this.used -= this.#freeable;
+    this.#unflushed -= this.#freeable;
+    this.#freeable = 0;
     return Promise.resolve(undefined);
   }
 }
@@ -76,7 +90,7 @@ describe("memory probe on a fake device", () => {
       const granted = await probeMemory(device);
       expect(granted).toBeLessThanOrEqual(memory * mebibyte);
       expect(granted).toBeGreaterThan((memory - 16) * mebibyte);
-      expect(device.used).toBe(0);
+      expect(device.used).toBeLessThanOrEqual(endBytes);
       expect(device.openScopes).toBe(0);
       expect(Math.max(...device.sizes)).toBeLessThanOrEqual(2048 * mebibyte - 4);
       expect(device.sizes.length).toBeLessThan(90);
@@ -94,7 +108,7 @@ describe("memory probe on a fake device", () => {
       const granted = await probeMemory(device, { capBytes });
       expect(device.mostUsed).toBeLessThanOrEqual(capBytes);
       expect(granted).toBeGreaterThan(capBytes - 16 * mebibyte);
-      expect(device.used).toBe(0);
+      expect(device.used).toBeLessThanOrEqual(endBytes);
     }
   });
 
@@ -102,13 +116,13 @@ describe("memory probe on a fake device", () => {
     const device = new FakeDevice(Infinity, 2048 * mebibyte);
     expect(await probeMemory(device, { capBytes: 1000 })).toBe(1000);
     expect(await probeMemory(device, { capBytes: 0 })).toBe(0);
-    expect(device.sizes).toEqual([1000]);
+    expect(device.sizes).toEqual([1000, endBytes]);
   });
 
   test("gives up after a bounded number of buffers where memory never ends", async () => {
     const device = new FakeDevice(Infinity, 256 * mebibyte);
     expect(await probeMemory(device)).toBe(640 * 256 * mebibyte);
-    expect(device.used).toBe(0);
+    expect(device.used).toBeLessThanOrEqual(endBytes);
   });
 
   test("an internal error is a refusal too", async () => {
@@ -120,7 +134,7 @@ describe("memory probe on a fake device", () => {
     const device = new FakeDevice(100 * mebibyte, 64 * mebibyte, "validation");
     const error = await rejection(probeMemory(device));
     expect(error.message).toContain("Cannot probe the device's memory with 67108864 bytes: fake validation");
-    expect(device.used).toBe(0);
+    expect(device.used).toBeLessThanOrEqual(endBytes);
   });
 });
 

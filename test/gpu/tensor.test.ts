@@ -39,7 +39,7 @@ describe("createTensor", () => {
     const create = () => readable([count], "f32");
     expect(create).toThrow(RangeError);
     expect(create).toThrow(
-      `Cannot allocate tensor states [${count}] f32: at most ${most} bytes can be bound on this device, got ${4 * count}`,
+      `Cannot allocate tensor states [${count}] f32: at most ${most} bytes can be bound on this device, got ${align(4 * count, 16)}`,
     );
   });
 
