@@ -34,6 +34,9 @@ export async function probeMemory(device: ProbedDevice, options: ProbeOptions = 
   const { capBytes = Infinity, stepBytesMin = STEP_BYTES_MIN } = options;
   const least = Math.max(4, Math.min(stepBytesMin, capBytes));
   const { maxBufferSize, maxStorageBufferBindingSize } = device.limits;
+  // What is submitted at the end works on it; there may be no room for it by then.
+  const marker = await allocate(device, 4);
+  if (!marker) return 0;
   const held: GPUBuffer[] = [];
   let granted = 0;
   let step = wholeWords(Math.min(maxBufferSize, maxStorageBufferBindingSize, capBytes));
@@ -46,26 +49,23 @@ export async function probeMemory(device: ProbedDevice, options: ProbeOptions = 
     }
   } finally {
     for (const buffer of held) buffer.destroy();
-    if (held.length > 0) await settle(device);
+    await settle(device, marker);
+    marker.destroy();
   }
   return granted;
 }
 
 /**
  * Waits until destroyed buffers have given their memory back. Dawn frees them when work submitted *after* their
- * destruction is done, and looks for that when it next hands out results: without these submissions an H100 refused
- * the KV cache right after a probe, as if the probe still held everything.
+ * destruction is done: without it an H100 refused the KV cache right after a probe, as if the probe still held all.
  */
-async function settle(device: ProbedDevice): Promise<void> {
-  const usage = GPUBufferUsage.COPY_DST;
-  const target = device.createBuffer({ label: "memory-probe-end", size: 4, usage });
+async function settle(device: ProbedDevice, marker: GPUBuffer): Promise<void> {
   for (let round = 0; round < 2; round++) {
     const encoder = device.createCommandEncoder();
-    encoder.clearBuffer(target);
+    encoder.clearBuffer(marker);
     device.queue.submit([encoder.finish()]);
     await device.queue.onSubmittedWorkDone();
   }
-  target.destroy();
 }
 
 /** Null when the device refuses. Scopes nest: what is no lack of memory is a fault of ours. */

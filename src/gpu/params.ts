@@ -53,8 +53,7 @@ export class ParamSlots {
   /** Uploads what was set, as one write. */
   upload(): void {
     const bytes = this.#dirtyEnd * this.#stride;
-    if (bytes > 0)
-      this.#device.queue.writeBuffer(this.#buffer, 0, this.#words.buffer as ArrayBuffer, 0, bytes);
+    if (bytes > 0) this.#device.queue.writeBuffer(this.#buffer, 0, this.#words.buffer, 0, bytes);
     this.#dirtyEnd = 0;
   }
 }
