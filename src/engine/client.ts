@@ -104,9 +104,50 @@ export interface ModelCard {
   defaultSampling: Pick<SamplingParams, "temperature" | "topP" | "topK" | "minP">;
 }
 
+/** A JSON Schema, as plain data. */
+export type JsonSchema = Readonly<Record<string, unknown>>;
+
+/** A tool that the model may call. */
+export interface ToolDefinition {
+  name: string;
+  description?: string;
+  /** Of the arguments, which are an object. Left out: there are none. */
+  parameters?: JsonSchema;
+  /** The arguments must match `parameters` even where the model is free to call or not. */
+  strict?: boolean;
+}
+
+export interface ToolCall {
+  id: string;
+  name: string;
+  /** JSON text. */
+  arguments: string;
+}
+
 export interface ChatMessage {
-  role: string;
+  role: "system" | "user" | "assistant" | "tool";
+  /** "" where there is none, as for an assistant that only calls tools. */
   content: string;
+  name?: string;
+  /** What an assistant thought before it answered. */
+  reasoning?: string;
+  /** Of an assistant. */
+  toolCalls?: readonly ToolCall[];
+  /** Of a tool: the call that it answers. */
+  toolCallId?: string;
+}
+
+/** How a conversation becomes a prompt. */
+export interface ChatTemplateOptions {
+  tools?: readonly ToolDefinition[];
+  /** Variables for the template (`enable_thinking` and the like); names that the template engine needs are left out. */
+  templateKwargs?: Readonly<Record<string, unknown>>;
+  /** End where the assistant's next message begins; true by default, and false with `continueFinalMessage`. */
+  addGenerationPrompt?: boolean;
+  /** End within the last message, which must be an assistant's with text, for the model to go on with. */
+  continueFinalMessage?: boolean;
+  /** Instead of the checkpoint's own. */
+  chatTemplate?: string;
 }
 
 /** Text to ids and back. Throws `InvalidRequestError` for input that the model's template or vocabulary refuses. */
@@ -114,7 +155,7 @@ export interface TextCodec {
   /** Ids of a raw prompt; special tokens spelled in it count as such, and the tokenizer's own BOS is added. */
   encodePrompt(text: string): number[];
   /** Ids of a conversation through the chat template; special tokens inside message content are plain text. */
-  encodeChat(messages: readonly ChatMessage[]): number[];
+  encodeChat(messages: readonly ChatMessage[], options?: ChatTemplateOptions): number[];
   decode(ids: readonly number[]): string;
 }
 

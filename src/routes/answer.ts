@@ -1,20 +1,4 @@
-/** OpenAI's answer objects, whole and in chunks. What differs between the endpoints is an `AnswerShape`. */
-import type { FinishReason } from "../engine/client.ts";
-import { type Finish, type GeneratedAnswer, type Generation, usageOf } from "./generation.ts";
-import type { NamedLogprobs } from "./token-names.ts";
-
-export interface AnswerShape {
-  /** The `object` field of a whole answer and of a chunk. */
-  object: string;
-  chunkObject: string;
-  /** The endpoint's own part of a choice in a whole answer. */
-  whole(text: string): object;
-  /** The same in the chunk before any text (null: no such chunk), in one with text, and in the last. */
-  opening: object | null;
-  piece(text: string): object;
-  closing: object;
-  logprobs(tokens: readonly NamedLogprobs[]): object;
-}
+/** What the answers of OpenAI's endpoints have in common: head, choices, chunks and usage. */
 
 /** What an answer and all its chunks share. */
 export interface AnswerHead {
@@ -24,61 +8,24 @@ export interface AnswerHead {
   model: string;
 }
 
-export function wholeAnswer(
-  shape: AnswerShape,
-  head: AnswerHead,
-  answers: readonly GeneratedAnswer[],
-): object {
-  const choices = answers.map(({ text, tokens, finish: { reason, stop } }, index) =>
-    toChoice(shape, { index, part: shape.whole(text), tokens, reason, stop }),
-  );
-  return { ...head, object: shape.object, choices, usage: usageOf(answers.map(({ finish }) => finish)) };
-}
-
-interface ChunkOptions extends AnswerHead {
+/** What is streamed: the head of the answer, and whether its usage comes last. */
+export interface StreamHead extends AnswerHead {
   includeUsage: boolean;
 }
 
-/** The chunks of streamed answers: of each the opening, text as it comes, closing with the reason; at last the usage, if asked for. */
-export async function* answerChunks(
-  shape: AnswerShape,
-  { includeUsage, ...head }: ChunkOptions,
-  { events, choiceCount }: Generation,
-): AsyncGenerator<object> {
-  const object = shape.chunkObject;
-  // OpenAI promises "usage": null on the other chunks of a stream that ends with usage, and no such field otherwise.
-  const noUsage = includeUsage ? { usage: null } : {};
-  const chunk = (choice: Choice): object => {
-    return { ...head, object, choices: [toChoice(shape, choice)], ...noUsage };
-  };
-  for (let index = 0; shape.opening && index < choiceCount; index++) {
-    yield chunk({ index, part: shape.opening });
-  }
-  const finishes: Finish[] = [];
-  for await (const event of events) {
-    const { choice: index, tokens } = event;
-    if (event.type === "finish") {
-      finishes.push(event);
-      yield chunk({ index, part: shape.closing, reason: event.reason, stop: event.stop });
-    } else if (event.text !== "" || tokens.length > 0) {
-      yield chunk({ index, part: shape.piece(event.text), tokens });
-    }
-  }
-  if (includeUsage) yield { ...head, object, choices: [], usage: usageOf(finishes) };
-}
-
-interface Choice {
+export interface Choice {
   index: number;
-  /** The endpoint's own. */
+  /** The endpoint's own: a message, a delta, a text. */
   part: object;
-  tokens?: readonly NamedLogprobs[];
-  reason?: FinishReason;
+  /** null: nothing to tell. */
+  logprobs?: object | null;
+  /** Left out while the answer goes on. */
+  reason?: string;
   /** What of the request's own ended it; not OpenAI's, but what clients of vLLM look for. */
   stop?: string | number;
 }
 
-function toChoice(shape: AnswerShape, { index, part, tokens = [], reason, stop }: Choice): object {
-  const logprobs = tokens.length > 0 ? shape.logprobs(tokens) : null;
+export function toChoice({ index, part, logprobs = null, reason, stop }: Choice): object {
   return {
     index,
     ...part,
@@ -86,4 +33,54 @@ function toChoice(shape: AnswerShape, { index, part, tokens = [], reason, stop }
     finish_reason: reason ?? null,
     ...(stop === undefined ? {} : { stop_reason: stop }),
   };
+}
+
+/** What the end of each answer tells about tokens. */
+export interface TokenCounts {
+  promptTokens: number;
+  completionTokens: number;
+  reasoningTokens?: number;
+}
+
+export interface Usage {
+  prompt_tokens: number;
+  completion_tokens: number;
+  total_tokens: number;
+  /** If the model thought. */
+  completion_tokens_details?: { reasoning_tokens: number };
+}
+
+/** The answers of a request have their prompt in common. */
+export function toUsage(answers: readonly TokenCounts[]): Usage {
+  const sum = (count: (answer: TokenCounts) => number) =>
+    answers.reduce((total, answer) => total + count(answer), 0);
+  const { promptTokens } = answers[0];
+  const completionTokens = sum((answer) => answer.completionTokens);
+  const reasoningTokens = sum((answer) => answer.reasoningTokens ?? 0);
+  return {
+    prompt_tokens: promptTokens,
+    completion_tokens: completionTokens,
+    total_tokens: promptTokens + completionTokens,
+    ...(reasoningTokens > 0 && { completion_tokens_details: { reasoning_tokens: reasoningTokens } }),
+  };
+}
+
+/** The chunks of one stream. */
+export class ChunkMaker {
+  readonly #head: object;
+  readonly #noUsage: object;
+
+  constructor(object: string, { includeUsage, ...head }: StreamHead) {
+    this.#head = { ...head, object };
+    // OpenAI promises "usage": null on the other chunks of a stream that ends with usage, and no such field otherwise.
+    this.#noUsage = includeUsage ? { usage: null } : {};
+  }
+
+  choice(choice: Choice): object {
+    return { ...this.#head, choices: [toChoice(choice)], ...this.#noUsage };
+  }
+
+  usage(answers: readonly TokenCounts[]): object {
+    return { ...this.#head, choices: [], usage: toUsage(answers) };
+  }
 }

@@ -1,10 +1,10 @@
 /** `POST /v1/chat/completions`: answer a conversation, through the model's chat template. */
 import { z } from "zod";
-import type { ChatMessage, EngineClient } from "../engine/client.ts";
+import type { ChatMessage } from "../engine/client.ts";
 import { CONTENT_PARTS_MAX, MESSAGES_MAX, TOP_LOGPROBS_MAX } from "../limits.ts";
-import type { AnswerShape } from "./answer.ts";
-import type { Endpoint, Prompt } from "./endpoint.ts";
-import { chatLogprobs } from "./logprobs.ts";
+import { chatChunks, wholeChat } from "./chat-answer.ts";
+import { type Conversation, startConversation } from "./conversation/conversation.ts";
+import type { Endpoint } from "./endpoint.ts";
 import { commonParameters } from "./parameters.ts";
 import { array, boolean, integerBetween, object, refusal } from "./validation.ts";
 
@@ -39,26 +39,19 @@ const parameters = object({
 
 type ChatParameters = z.output<typeof parameters>;
 
-const shape: AnswerShape = {
-  object: "chat.completion",
-  chunkObject: "chat.completion.chunk",
-  whole: (text) => ({ message: { role: "assistant", content: text, refusal: null } }),
-  opening: { delta: { role: "assistant", content: "" } },
-  piece: (text) => ({ delta: { content: text } }),
-  closing: { delta: {} },
-  logprobs: chatLogprobs,
-};
-
 export const chatCompletions: Endpoint<ChatParameters> = {
   parameters,
   idPrefix: "chatcmpl",
-  maxTokensDefault: Infinity,
-  toPrompt: ({ messages }: ChatParameters, engine: EngineClient): Prompt => ({
-    promptIds: engine.text.encodeChat(messages.map(toChatMessage)),
-  }),
-  toTopLogprobs,
-  shape,
+  start: async (parameters, { services, id, signal }) => {
+    const options = { id, parameters, topLogprobs: toTopLogprobs(parameters) };
+    const answers = await startConversation(services, toConversation(parameters), options, signal);
+    return { whole: (head) => wholeChat(head, answers), chunks: (head) => chatChunks(head, answers) };
+  },
 };
+
+function toConversation({ messages }: ChatParameters): Conversation {
+  return { messages: messages.map(toChatMessage), tools: [], toolChoice: "none", parallelToolCalls: true };
+}
 
 function toTopLogprobs({ logprobs = false, top_logprobs = 0 }: ChatParameters): number | undefined {
   if (!logprobs && top_logprobs > 0) {

@@ -2,13 +2,17 @@
 import { z } from "zod";
 import type { EngineClient } from "../engine/client.ts";
 import { TOP_LOGPROBS_MAX } from "../limits.ts";
-import type { AnswerShape } from "./answer.ts";
-import type { Endpoint, Prompt } from "./endpoint.ts";
+import { completionChunks, wholeCompletion } from "./completion-answer.ts";
+import type { Endpoint } from "./endpoint.ts";
 import { describe } from "./errors.ts";
-import { completionLogprobs } from "./logprobs.ts";
+import { startGeneration } from "./generation.ts";
+import { type Prompt, toGenerationRequest } from "./generation-request.ts";
 import { commonParameters } from "./parameters.ts";
 import { isTokenId } from "./token-parameters.ts";
 import { integerBetween, integerFrom, object, only, refusal } from "./validation.ts";
+
+/** OpenAI's own. */
+const MAX_TOKENS_DEFAULT = 16;
 
 /** Text to be tokenized, or token ids. */
 type RawPrompt = string | number[];
@@ -25,23 +29,22 @@ const parameters = object({
 
 type CompletionParameters = z.output<typeof parameters>;
 
-const shape: AnswerShape = {
-  object: "text_completion",
-  chunkObject: "text_completion",
-  whole: (text) => ({ text }),
-  opening: null,
-  piece: (text) => ({ text }),
-  closing: { text: "" },
-  logprobs: completionLogprobs,
-};
-
 export const completions: Endpoint<CompletionParameters> = {
   parameters,
   idPrefix: "cmpl",
-  maxTokensDefault: 16,
-  toPrompt,
-  toTopLogprobs: ({ logprobs }) => logprobs,
-  shape,
+  start: async (parameters, { services, id, signal }) => {
+    const request = toGenerationRequest(services, toPrompt(parameters, services.engine), {
+      id,
+      parameters,
+      maxTokensDefault: MAX_TOKENS_DEFAULT,
+      topLogprobs: parameters.logprobs,
+    });
+    const generation = await startGeneration(services.engine, request, signal);
+    return {
+      whole: (head) => wholeCompletion(head, generation),
+      chunks: (head) => completionChunks(head, generation),
+    };
+  },
 };
 
 /** Clients send one prompt as a string, as ids, or as an array of one of these; zod's unions would try every id. */

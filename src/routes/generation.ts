@@ -12,12 +12,6 @@ export interface GeneratedAnswer {
   finish: Finish;
 }
 
-export interface Usage {
-  prompt_tokens: number;
-  completion_tokens: number;
-  total_tokens: number;
-}
-
 /** The events of a request that is under way. */
 export interface Generation {
   choiceCount: number;
@@ -68,15 +62,4 @@ export async function collect({ events, choiceCount }: Generation): Promise<Gene
     else answer.text += event.text;
   }
   return answers.map((answer, choice) => ({ ...answer, finish: finishes[choice] }));
-}
-
-/** The answers of a request have their prompt in common. */
-export function usageOf(finishes: readonly Finish[]): Usage {
-  const promptTokens = finishes[0].promptTokens;
-  const completionTokens = finishes.reduce((sum, finish) => sum + finish.completionTokens, 0);
-  return {
-    prompt_tokens: promptTokens,
-    completion_tokens: completionTokens,
-    total_tokens: promptTokens + completionTokens,
-  };
 }

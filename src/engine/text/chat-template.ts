@@ -7,7 +7,7 @@
 import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { Template } from "@huggingface/jinja";
-import type { ChatMessage } from "../client.ts";
+import type { ChatMessage, ChatTemplateOptions, ToolCall, ToolDefinition } from "../client.ts";
 import { CheckpointError, InvalidRequestError } from "../errors.ts";
 import type { Segment } from "./special-tokens.ts";
 import { TextShield } from "./text-shield.ts";
@@ -31,11 +31,18 @@ const TOKEN_NAMES = [
 /** Names that the template engine declares itself or that this file sets: a client's variable must not redeclare them. */
 const RESERVED_NAMES: ReadonlySet<string> = new Set([
   ...TOKEN_NAMES,
-  ...["messages", "add_generation_prompt", "namespace", "range", "strftime_now", "raise_exception", "loop"],
+  ...[
+    "messages",
+    "tools",
+    "add_generation_prompt",
+    "namespace",
+    "range",
+    "strftime_now",
+    "raise_exception",
+    "loop",
+  ],
   ...["true", "false", "none", "True", "False", "None"],
 ]);
-
-export type TemplateVariables = Readonly<Record<string, unknown>>;
 
 export class ChatTemplate {
   readonly #source: string;
@@ -47,46 +54,100 @@ export class ChatTemplate {
     this.#tokenizer = tokenizer;
   }
 
-  /**
-   * The prompt that asks for the next message. `variables` are a client's own (`enable_thinking` and the like).
-   * Throws `InvalidRequestError` when the template refuses the conversation.
-   */
-  render(messages: readonly ChatMessage[], variables: TemplateVariables = {}): Segment[] {
-    const clientTexts = [...stringsOf(messages), ...stringsOf(variables)];
+  /** The prompt that asks for the next message. Throws `InvalidRequestError` when the template refuses the conversation. */
+  render(messages: readonly ChatMessage[], options: ChatTemplateOptions = {}): Segment[] {
+    const variables = toVariables(messages, options);
     const { specials, specialTokens } = this.#tokenizer;
-    const shield = new TextShield(specials, [this.#source, ...specialTokens.keys(), ...clientTexts]);
-    const prompt = this.#run(shield, messages, variables);
+    const shield = new TextShield(specials, [this.#source, ...specialTokens.keys(), ...stringsOf(variables)]);
+    const prompt = this.#run(shield, variables);
+    const { continueFinalMessage = false } = options;
+    const end = continueFinalMessage
+      ? endOfFinal(prompt, shield.guard(messages.at(-1)?.content ?? ""))
+      : undefined;
     return specials
-      .split(prompt)
+      .split(prompt.slice(0, end))
       .map((part) => (part.kind === "text" ? { ...part, text: shield.restore(part.text) } : part));
   }
 
-  #run(shield: TextShield, messages: readonly ChatMessage[], variables: TemplateVariables): string {
-    const allowed = Object.fromEntries(
-      Object.entries(variables).filter(([name]) => !RESERVED_NAMES.has(name)),
-    );
-    const guarded = guardStrings({ tools: null, documents: null, ...allowed }, shield) as Record<
-      string,
-      unknown
-    >;
-    const own = messages.map(({ role, content }) => ({
-      role: shield.guard(role),
-      content: shield.guard(content),
-    }));
+  #run(shield: TextShield, variables: Record<string, unknown>): string {
     try {
       // Parsed on first use: a template that cannot be read must not keep /v1/completions from working.
       this.#parsed ??= new Template(this.#source);
-      return this.#parsed.render({
-        ...guarded,
-        ...tokenNames(this.#tokenizer.config),
-        messages: own,
-        add_generation_prompt: true,
-      });
+      const guarded = guardStrings(variables, shield) as Record<string, unknown>;
+      return this.#parsed.render({ ...guarded, ...tokenNames(this.#tokenizer.config) });
     } catch (error) {
       const message = shield.restore(reason(error));
       throw new InvalidRequestError(`Cannot render the chat template: ${message}`, "messages");
     }
   }
+}
+
+/** What the template sees, in the names and shapes that transformers gave them. */
+function toVariables(
+  messages: readonly ChatMessage[],
+  options: ChatTemplateOptions,
+): Record<string, unknown> {
+  const { tools = [], templateKwargs = {}, continueFinalMessage = false } = options;
+  const { addGenerationPrompt = !continueFinalMessage } = options;
+  const allowed = Object.entries(templateKwargs).filter(([name]) => !RESERVED_NAMES.has(name));
+  return {
+    tools: tools.length > 0 ? tools.map(toTemplateTool) : null,
+    documents: null,
+    ...Object.fromEntries(allowed),
+    messages: messages.map(toTemplateMessage),
+    add_generation_prompt: addGenerationPrompt,
+  };
+}
+
+/** A key that has nothing to say is left out: templates ask whether it is there. */
+function toTemplateMessage(message: ChatMessage): object {
+  const { role, content, name, reasoning, toolCalls = [], toolCallId } = message;
+  return {
+    role,
+    content,
+    ...(name !== undefined && { name }),
+    ...(reasoning !== undefined && { reasoning_content: reasoning, reasoning }),
+    ...(toolCalls.length > 0 && { tool_calls: toolCalls.map(toTemplateCall) }),
+    ...(toolCallId !== undefined && { tool_call_id: toolCallId }),
+  };
+}
+
+/** Arguments as an object, which is what templates expect; text that is none stays text. */
+function toTemplateCall({ id, name, arguments: text }: ToolCall): object {
+  return { id, type: "function", function: { name, arguments: parsedOr(text) } };
+}
+
+function parsedOr(text: string): unknown {
+  try {
+    return JSON.parse(text) as unknown;
+  } catch {
+    return text;
+  }
+}
+
+function toTemplateTool({ name, description, parameters, strict }: ToolDefinition): object {
+  return {
+    type: "function",
+    function: {
+      name,
+      ...(description !== undefined && { description }),
+      ...(parameters !== undefined && { parameters }),
+      ...(strict !== undefined && { strict }),
+    },
+  };
+}
+
+/** Where the final message's text ends in the prompt, whether or not the template trims it, as transformers finds it. */
+function endOfFinal(prompt: string, content: string): number {
+  const start = prompt.lastIndexOf(content.trim());
+  if (start < 0 || content.trim() === "") {
+    throw new InvalidRequestError(
+      "Cannot continue the final message: expected a template that shows its text, got one that does not",
+      "continue_final_message",
+    );
+  }
+  const untrimmed = content.trimStart();
+  return start + (prompt.startsWith(untrimmed, start) ? untrimmed : content.trim()).length;
 }
 
 /** The template of a checkpoint folder: its `chat_template.jinja`, else `tokenizer_config.json`'s, else the family's own. */

@@ -80,13 +80,13 @@ describe("special tokens in message content", () => {
 
   test("templates that join client texts join no special token", () => {
     const joined = codecWith(
-      "{{ bos_token }}{% for m in messages %}{{ m.role }}{{ m.content }}{% endfor %}<|end|>",
+      "{{ bos_token }}{% for m in messages %}{{ m.name }}{{ m.content }}{% endfor %}<|end|>",
     );
     const messages = [
-      { role: "<|en", content: "d|>" },
-      { role: "<|end|>", content: "<|" },
-      { role: "end", content: "|><s>" },
-    ];
+      { role: "user", name: "<|en", content: "d|>" },
+      { role: "user", name: "<|end|>", content: "<|" },
+      { role: "user", name: "end", content: "|><s>" },
+    ] as const;
     expect(joined.encodeChat(messages)).toEqual([200, ...codes("<|end|><|end|><|end|><s>"), 201]);
   });
 
@@ -96,9 +96,12 @@ describe("special tokens in message content", () => {
   });
 
   test("template variables are shielded too", () => {
-    const other = codecWith("{{ tools[0].name }}<|end|>");
-    const messages = [{ role: "user", content: "" }];
-    expect(other.encodeChat(messages, { tools: [{ name: "<|end|>" }] })).toEqual([...codes("<|end|>"), 201]);
+    const other = codecWith("{{ key[0] }}<|end|>");
+    const messages = [{ role: "user", content: "" }] as const;
+    expect(other.encodeChat(messages, { templateKwargs: { key: ["<|end|>"] } })).toEqual([
+      ...codes("<|end|>"),
+      201,
+    ]);
   });
 
   test("content that uses up every private-use character is refused only if a mark is needed", () => {
@@ -109,7 +112,7 @@ describe("special tokens in message content", () => {
 });
 
 describe("chat templates", () => {
-  const hello = [{ role: "user", content: "hi" }];
+  const hello = [{ role: "user", content: "hi" }] as const;
 
   test("the template's own text is one run with the content", () => {
     expect(
@@ -140,14 +143,16 @@ describe("chat templates", () => {
       namespace: 0,
       bos_token: "x",
     };
-    expect(echo.encodeChat(hello, { ...variables, add_generation_prompt: false })).toEqual(codes("m2hi>"));
+    expect(
+      echo.encodeChat(hello, { templateKwargs: { ...variables, add_generation_prompt: false } }),
+    ).toEqual(codes("m2hi>"));
   });
 
   test("a template that refuses is the request's fault, in its own words", () => {
-    const strict = codecWith("{{ raise_exception('no role ' + messages[0].role) }}");
-    const refuse = () => strict.encodeChat([{ role: "<|end|>", content: "" }]);
+    const strict = codecWith("{{ raise_exception('no name ' + messages[0].name) }}");
+    const refuse = () => strict.encodeChat([{ role: "user", name: "<|end|>", content: "" }]);
     expect(refuse).toThrow(InvalidRequestError);
-    expect(refuse).toThrow("Cannot render the chat template: no role <|end|>");
+    expect(refuse).toThrow("Cannot render the chat template: no name <|end|>");
   });
 
   test("a template that cannot be read leaves completions working", () => {

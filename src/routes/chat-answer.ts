@@ -1,0 +1,62 @@
+/** The answer objects of `/v1/chat/completions`, whole and in chunks. */
+import { type AnswerHead, ChunkMaker, type StreamHead, toChoice, toUsage } from "./answer.ts";
+import { type AssistantMessage, collectMessages } from "./conversation/assistant-message.ts";
+import type { AssistantAnswers, AssistantEvent, AssistantFinish } from "./conversation/conversation.ts";
+import { chatLogprobs } from "./logprobs.ts";
+import type { NamedLogprobs } from "./token-names.ts";
+
+export async function wholeChat(head: AnswerHead, answers: AssistantAnswers): Promise<object> {
+  const messages = await collectMessages(answers);
+  const choices = messages.map((message, index) => {
+    const { reason, stop } = message.finish;
+    return toChoice({ index, part: toMessage(message), logprobs: toLogprobs(message.tokens), reason, stop });
+  });
+  const usage = toUsage(messages.map(({ finish }) => finish));
+  return { ...head, object: "chat.completion", choices, usage };
+}
+
+function toMessage({ text }: AssistantMessage): object {
+  return { message: { role: "assistant", content: text, refusal: null } };
+}
+
+/** Of each answer the role, its deltas as they come, and a last chunk with the reason; at last the usage, if asked for. */
+export async function* chatChunks(
+  head: StreamHead,
+  { events, choiceCount }: AssistantAnswers,
+): AsyncGenerator<object> {
+  const chunks = new ChunkMaker("chat.completion.chunk", head);
+  for (let index = 0; index < choiceCount; index++) {
+    yield chunks.choice({ index, part: { delta: { role: "assistant", content: "" } } });
+  }
+  const finishes: AssistantFinish[] = [];
+  for await (const event of events) {
+    const { choice: index } = event;
+    if (event.type === "finish") {
+      finishes.push(event);
+      yield chunks.choice({ index, part: { delta: {} }, reason: event.reason, stop: event.stop });
+    } else {
+      const logprobs = "tokens" in event ? toLogprobs(event.tokens) : null;
+      yield chunks.choice({ index, part: { delta: toDelta(event) }, logprobs });
+    }
+  }
+  if (head.includeUsage) yield chunks.usage(finishes);
+}
+
+function toDelta(event: Exclude<AssistantEvent, AssistantFinish>): object {
+  switch (event.type) {
+    case "text":
+      return { content: event.text };
+    case "reasoning":
+      return { reasoning_content: event.text, reasoning: event.text };
+    case "tool-call": {
+      const { index, id, name } = event;
+      return { tool_calls: [{ index, id, type: "function", function: { name, arguments: "" } }] };
+    }
+    case "tool-arguments":
+      return { tool_calls: [{ index: event.index, function: { arguments: event.text } }] };
+  }
+}
+
+function toLogprobs(tokens: readonly NamedLogprobs[]): object | null {
+  return tokens.length > 0 ? chatLogprobs(tokens) : null;
+}
