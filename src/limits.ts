@@ -31,7 +31,22 @@ export const CACHE_SALT_CHARS_MAX = 1024;
 /** Longest `x-request-id` that is echoed; a longer one is replaced. */
 export const REQUEST_ID_CHARS_MAX = 128;
 
+/** Pairs of a response's metadata, and the length of each part; OpenAI's own limits. */
+export const METADATA_PAIRS_MAX = 16;
+export const METADATA_KEY_CHARS_MAX = 64;
+export const METADATA_VALUE_CHARS_MAX = 512;
+/** Longest id of an item, a call or a tool; of a name it is OpenAI's own limit. */
+export const ITEM_ID_CHARS_MAX = 128;
+export const TOOL_NAME_CHARS_MAX = 64;
+
 // HTTP answers
+
+/** Responses that are kept for later requests (`store`), and what they may take together, at two bytes a character. */
+export const STORED_RESPONSES_MAX = 1024;
+export const STORED_RESPONSES_BYTES_MAX = 64 * 1024 * 1024;
+/** Input items of a stored response that are listed at once, by default and at most; OpenAI's own. */
+export const LISTED_ITEMS_DEFAULT = 20;
+export const LISTED_ITEMS_MAX = 100;
 
 /** How much of a client's own input an error message repeats: an error must not amplify a request. */
 export const ERROR_ECHO_CHARS_MAX = 64;
@@ -53,6 +68,7 @@ assert(
 );
 assert(BAD_WORDS_MAX * BAD_WORD_CHARS_MAX < REQUEST_BODY_BYTES_MAX, "bad words fit a request");
 assert(JSON_DEPTH_MAX > 5, "messages with content parts fit the JSON depth");
+assert(STORED_RESPONSES_BYTES_MAX >= 4 * REQUEST_BODY_BYTES_MAX, "the largest request can be stored");
 assert(PING_INTERVAL_MS < 10_000, "pings come before Bun's own idle timeout of 10 s");
 
 // Engine

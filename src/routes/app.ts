@@ -1,11 +1,12 @@
 /** The HTTP application: which path goes where, and what surrounds every request. */
 import { type Context, Hono } from "hono";
+import type { ContentfulStatusCode } from "hono/utils/http-status";
 import { EngineDeadError } from "../engine/errors.ts";
 import { REQUEST_ID_CHARS_MAX } from "../limits.ts";
 import { chatCompletions } from "./chat-completions.ts";
 import { completions } from "./completions.ts";
 import { answerWith } from "./endpoint.ts";
-import { HttpError, quote, toErrorAnswer } from "./errors.ts";
+import { HttpError, isServerFailure, quote, toErrorAnswerAt } from "./errors.ts";
 import { modelEntry, modelList } from "./models.ts";
 import { checkModel } from "./parameters.ts";
 import type { AppEnv, Services } from "./services.ts";
@@ -56,6 +57,8 @@ function surround(app: Hono<AppEnv>, services: Services): void {
     const requestId = toRequestId(c.req.header("x-request-id")) ?? `req-${services.newId()}`;
     c.set("requestId", requestId);
     c.header("x-request-id", requestId);
+    // Where Anthropic's clients look for it.
+    c.header("request-id", requestId);
     await next();
     const { method, path } = c.req;
     log({ type: "request", requestId, method, path, status: c.res.status, durationMs: clock() - startMs });
@@ -78,9 +81,10 @@ function rethrowAsError(thrown: unknown): never {
 function sendError(c: Context<AppEnv>, error: Error, { log }: Services): Response {
   // The client has left: nobody reads this, but the log keeps the status that nginx uses for it.
   if (c.req.raw.signal.aborted) return new Response(null, { status: 499 });
-  const { status, headers, body } = toErrorAnswer(error);
-  if (status >= 500) log({ type: "error", requestId: c.get("requestId"), error });
-  return c.json(body, status, headers);
+  const requestId = c.get("requestId");
+  const { status, headers, body } = toErrorAnswerAt(c.req.path, error, requestId);
+  if (isServerFailure(error)) log({ type: "error", requestId, error });
+  return c.json(body, status as ContentfulStatusCode, headers);
 }
 
 /** The client's own id if it can go into a header and a log line as it is. */

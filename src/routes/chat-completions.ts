@@ -41,7 +41,7 @@ type ChatParameters = z.output<typeof parameters>;
 
 export const chatCompletions: Endpoint<ChatParameters> = {
   parameters,
-  idPrefix: "chatcmpl",
+  idPrefix: "chatcmpl-",
   start: async (parameters, { services, id, signal }) => {
     const options = { id, parameters, topLogprobs: toTopLogprobs(parameters) };
     const answers = await startConversation(services, toConversation(parameters), options, signal);

@@ -31,7 +31,7 @@ type CompletionParameters = z.output<typeof parameters>;
 
 export const completions: Endpoint<CompletionParameters> = {
   parameters,
-  idPrefix: "cmpl",
+  idPrefix: "cmpl-",
   start: async (parameters, { services, id, signal }) => {
     const request = toGenerationRequest(services, toPrompt(parameters, services.engine), {
       id,

@@ -6,12 +6,12 @@ import { readJson } from "./body.ts";
 import { isServerFailure } from "./errors.ts";
 import { checkCommon, type CommonParameters } from "./parameters.ts";
 import type { AppEnv, Services } from "./services.ts";
-import { sseBody } from "./sse.ts";
+import { dataEvents, sseBody, type SseFormat } from "./sse.ts";
 import { validate } from "./validation.ts";
 
 export interface Endpoint<Parameters extends CommonParameters> {
   parameters: z.ZodType<Parameters>;
-  /** Begins the id of every answer, and is the OpenAI name of its kind: "chatcmpl", "cmpl". */
+  /** Begins the id of every answer, and says its kind: "chatcmpl-", "cmpl-". */
   idPrefix: string;
   /** Resolves once the answers have begun. A bad request rejects before anything is queued. */
   start(parameters: Parameters, options: StartOptions): Promise<StartedAnswers>;
@@ -28,6 +28,8 @@ export interface StartOptions {
 export interface StartedAnswers {
   whole(head: AnswerHead): Promise<object>;
   chunks(head: StreamHead): AsyncIterable<object>;
+  /** `dataEvents` by default. */
+  format?: SseFormat;
 }
 
 /** The handler of an endpoint. */
@@ -39,14 +41,15 @@ export function answerWith<Parameters extends CommonParameters>(
     const { model } = services.engine;
     const parameters = validate(endpoint.parameters, await readJson(c.req.raw));
     checkCommon(parameters, model);
-    const id = `${endpoint.idPrefix}-${services.newId()}`;
+    const id = `${endpoint.idPrefix}${services.newId()}`;
     const gone = new AbortController();
     const signal = AbortSignal.any([c.req.raw.signal, gone.signal]);
     const head: AnswerHead = { id, created: Math.floor(services.clock() / 1000), model: model.id };
     const answers = await endpoint.start(parameters, { services, id, signal });
     if (!parameters.stream) return c.json(await answers.whole(head));
     const includeUsage = parameters.stream_options?.include_usage ?? false;
-    return stream(c, answers.chunks({ ...head, includeUsage }), { services, gone });
+    const { format = dataEvents } = answers;
+    return stream(c, answers.chunks({ ...head, includeUsage }), { services, gone, format });
   };
 }
 
@@ -54,15 +57,17 @@ interface StreamOptions {
   services: Services;
   /** Aborted when the connection closes: not every runtime's request signal outlives the handler. */
   gone: AbortController;
+  format: SseFormat;
 }
 
 function stream(
   c: Context<AppEnv>,
   chunks: AsyncIterable<object>,
-  { services, gone }: StreamOptions,
+  { services, gone, format }: StreamOptions,
 ): Response {
   const requestId = c.get("requestId");
   const body = sseBody(chunks, {
+    format,
     startTimer: services.startTimer,
     onCancel: () => gone.abort(),
     onError: (error) => {

@@ -1,6 +1,7 @@
 /**
  * The one place that turns an error into HTTP: status, headers, and OpenAI's body
- * `{"error":{"message","type","param","code"}}`, the only shape that every known client understands.
+ * `{"error":{"message","type","param","code"}}`, the only shape that every known client understands, but for those of
+ * Anthropic's API, whose paths get theirs.
  * An error that is not known here is a 500 whose text stays in the log.
  */
 import {
@@ -23,6 +24,13 @@ export interface ErrorAnswer {
   body: ErrorBody;
 }
 
+/** The same for Anthropic's clients. */
+export interface MessagesErrorBody {
+  type: "error";
+  error: { type: string; message: string };
+  request_id: string;
+}
+
 export type ErrorStatus = 400 | 404 | 405 | 408 | 413 | 429 | 500 | 503;
 
 interface HttpErrorOptions {
@@ -31,12 +39,12 @@ interface HttpErrorOptions {
   headers?: Record<string, string>;
 }
 
-/** A refusal that only HTTP knows: no such route or model, wrong method, too large a body. */
+/** A refusal that only HTTP knows: no such route, model or stored response, wrong method, too large a body. */
 export class HttpError extends Error {
   override name = "HttpError";
-  readonly status: 404 | 405 | 413;
+  readonly status: 400 | 404 | 405 | 413;
   readonly options: HttpErrorOptions;
-  constructor(status: 404 | 405 | 413, message: string, options: HttpErrorOptions) {
+  constructor(status: 400 | 404 | 405 | 413, message: string, options: HttpErrorOptions) {
     super(message);
     this.status = status;
     this.options = options;
@@ -61,6 +69,39 @@ export function toErrorAnswer(error: unknown): ErrorAnswer {
   const message = "Cannot answer the request: the server failed; its log says why";
   return answer(500, { message, type: "server_error", param: null, code: "internal_error" });
 }
+
+/** The same in the shape that the clients of `path` understand, whatever failed before its route was reached. */
+export function toErrorAnswerAt(
+  path: string,
+  error: unknown,
+  requestId: string,
+): { status: number; headers: Record<string, string>; body: object } {
+  const answer = toErrorAnswer(error);
+  if (!/^\/v1\/messages(\/|$)/.test(path)) return answer;
+  return { ...answer, status: messagesStatus(answer), body: toMessagesError(error, requestId) };
+}
+
+export function toMessagesError(error: unknown, requestId: string): MessagesErrorBody {
+  const answer = toErrorAnswer(error);
+  const type = messagesTypes.get(messagesStatus(answer)) ?? "invalid_request_error";
+  return { type: "error", error: { type, message: answer.body.error.message }, request_id: requestId };
+}
+
+/** Anthropic has a status of its own for a server that cannot take more, whoever is to blame for it. */
+function messagesStatus({ status, body }: ErrorAnswer): number {
+  return status === 503 || body.error.code === "queue_full" ? 529 : status;
+}
+
+const messagesTypes = new Map([
+  [401, "authentication_error"],
+  [403, "permission_error"],
+  [404, "not_found_error"],
+  [408, "timeout_error"],
+  [413, "request_too_large"],
+  [429, "rate_limit_error"],
+  [500, "api_error"],
+  [529, "overloaded_error"],
+]);
 
 /** Whether the log should know, as the client cannot help it. */
 export function isServerFailure(error: unknown): boolean {

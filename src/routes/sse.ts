@@ -1,11 +1,36 @@
-/** Server-sent events: objects to frames, comments on silence, and a byte stream that says when nobody listens. */
+/** Server-sent events: objects to frames, pings on silence, and a byte stream that says when nobody listens. */
 import { PING_INTERVAL_MS } from "../limits.ts";
 import { toErrorAnswer } from "./errors.ts";
 
 /** Calls `callback` once after `delayMs` unless the function returned is called first. */
 export type StartTimer = (delayMs: number, callback: () => void) => () => void;
 
+/** How an API writes its streams. */
+export interface SseFormat {
+  frame(object: object): string;
+  /** Fills a silence. */
+  ping: string;
+  /** After the last frame. */
+  end: string;
+  /** What the client is told of an error that ends its stream. */
+  failure(error: unknown): object[];
+}
+
+/** OpenAI's older streams: nothing but data, and a mark at the end. */
+export const dataEvents: SseFormat = {
+  frame: (object) => `data: ${JSON.stringify(object)}\n\n`,
+  ping: ": ping\n\n",
+  end: "data: [DONE]\n\n",
+  failure: (error) => [toErrorAnswer(error).body],
+};
+
+/** Named by the `type` of its data. */
+export function namedFrame(object: object): string {
+  return `event: ${(object as { type: string }).type}\n${dataEvents.frame(object)}`;
+}
+
 export interface SseOptions {
+  format: SseFormat;
   startTimer: StartTimer;
   /** The reader is gone: whatever feeds the stream should stop. */
   onCancel: () => void;
@@ -13,11 +38,9 @@ export interface SseOptions {
   onError: (error: unknown) => void;
 }
 
-const PING = ": ping\n\n";
-
-/** A body that sends each object as an event as soon as it comes, and `[DONE]` after the last or after an error. */
+/** A body that sends each object as an event as soon as it comes, and the format's end after the last or after an error. */
 export function sseBody(objects: AsyncIterable<object>, options: SseOptions): ReadableStream<Uint8Array> {
-  const frames = withPings(toFrames(objects, options.onError), options.startTimer);
+  const frames = withPings(toFrames(objects, options), options);
   const encoder = new TextEncoder();
   return new ReadableStream<Uint8Array>({
     async pull(controller) {
@@ -34,32 +57,28 @@ export function sseBody(objects: AsyncIterable<object>, options: SseOptions): Re
 
 async function* toFrames(
   objects: AsyncIterable<object>,
-  onError: (error: unknown) => void,
+  { format, onError }: SseOptions,
 ): AsyncGenerator<string, void, void> {
   try {
-    for await (const object of objects) yield toFrame(object);
+    for await (const object of objects) yield format.frame(object);
   } catch (error) {
     onError(error);
-    yield toFrame(toErrorAnswer(error).body);
+    for (const object of format.failure(error)) yield format.frame(object);
   }
-  yield "data: [DONE]\n\n";
+  if (format.end !== "") yield format.end;
 }
 
-function toFrame(object: object): string {
-  return `data: ${JSON.stringify(object)}\n\n`;
-}
-
-/** The frames, with a comment for every `PING_INTERVAL_MS` in which none came. */
+/** The frames, with a ping for every `PING_INTERVAL_MS` in which none came. */
 async function* withPings(
   frames: AsyncGenerator<string, void, void>,
-  startTimer: StartTimer,
+  { format, startTimer }: SseOptions,
 ): AsyncGenerator<string, void, void> {
   try {
     let pending = frames.next();
     for (;;) {
       const frame = await orSilence(pending, startTimer);
       if (frame === null) {
-        yield PING;
+        yield format.ping;
         continue;
       }
       if (frame.done) return;

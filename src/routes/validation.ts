@@ -28,6 +28,22 @@ export function array<Item extends z.ZodType>(item: Item, lengthMax: number, err
     .pipe(z.array(item));
 }
 
+/** An object of one of several kinds, told apart by its `type`. */
+export function variant<Variants extends Record<string, z.ZodType>>(variants: Variants, error: string) {
+  return z.unknown().transform((value, context): z.output<Variants[keyof Variants]> => {
+    const type = typeof value === "object" && value !== null && "type" in value ? value.type : undefined;
+    if (typeof type !== "string" || !Object.hasOwn(variants, type)) {
+      const isObject = typeof value === "object" && value !== null;
+      context.addIssue({ code: "custom", message: error, path: isObject ? ["type"] : [] });
+      return z.NEVER;
+    }
+    const result = variants[type].safeParse(value);
+    if (result.success) return result.data as z.output<Variants[keyof Variants]>;
+    for (const issue of result.error.issues) context.addIssue({ ...issue });
+    return z.NEVER;
+  });
+}
+
 export function numberBetween(low: number, high: number) {
   const error = `a number from ${low} to ${high}`;
   return z.number({ error }).min(low, { error }).max(high, { error });

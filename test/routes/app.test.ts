@@ -70,6 +70,22 @@ describe("routes that are not there", () => {
   });
 });
 
+describe("errors on Anthropic's paths have Anthropic's shape before any route is reached", () => {
+  test.each([
+    ["an unknown path", "/v1/messages/batches", "POST", 404, "not_found_error"],
+    ["a path that only begins like them", "/v1/messagesandmore", "POST", 404, "invalid_request_error"],
+  ])("%s", async (_name, path, method, status, type) => {
+    const response = await setUp().app.request(path, { method, headers: { "x-request-id": "mine" } });
+    expect(response.status).toBe(status);
+    expect(response.headers.get("request-id")).toBe("mine");
+    const body = (await response.json()) as { error: { type: string } };
+    expect(body.error.type).toBe(type);
+    const ours = { type: "error", request_id: "mine" };
+    if (type === "not_found_error") expect(body).toMatchObject(ours);
+    else expect(body).not.toMatchObject(ours);
+  });
+});
+
 describe("request ids and the log", () => {
   test("a sane id comes back, another is replaced, on errors too", async () => {
     const { app } = setUp();

@@ -67,6 +67,7 @@ export interface ConversationOptions {
 /** The assistant's answers to a conversation, which are under way. */
 export interface AssistantAnswers {
   choiceCount: number;
+  promptTokens: number;
   /** Throws what the engine throws. */
   events: AsyncIterable<AssistantEvent>;
 }
@@ -83,7 +84,7 @@ export async function startConversation(
   const promptIds = engine.text.encodeChat(messages, template);
   const request = toGenerationRequest(services, { promptIds }, { ...options, maxTokensDefault: Infinity });
   const { events, choiceCount } = await startGeneration(engine, request, signal);
-  return { choiceCount, events: toAssistantEvents(events) };
+  return { choiceCount, promptTokens: promptIds.length, events: toAssistantEvents(events) };
 }
 
 async function* toAssistantEvents(events: AsyncIterable<NamedEvent>): AsyncGenerator<AssistantEvent> {
