@@ -77,6 +77,11 @@ assert(PING_INTERVAL_MS < 10_000, "pings come before Bun's own idle timeout of 1
 export const QUEUED_REQUESTS_MAX = 1024;
 /** Prompt tokens of these together; a lone request may have more. */
 export const QUEUED_TOKENS_MAX = 4 * 1024 * 1024;
+/**
+ * Logits of prompts' own tokens (`prompt_logprobs`) that a step computes and reads back: 110 rows of a vocabulary of
+ * 152,064. A longer prompt takes more steps.
+ */
+export const PROMPT_LOGITS_BYTES_MAX = 64 * 1024 * 1024;
 /** `Retry-After` when the queue is full. */
 export const QUEUE_RETRY_SECONDS = 1;
 

@@ -71,6 +71,7 @@ async function print(
       if (!json) environment.write(event.text);
       continue;
     }
+    if (event.type === "prompt") continue;
     if (!json) environment.write("\n");
     else {
       const {

@@ -1,10 +1,11 @@
 /** A request in the engine: what of it the scheduler is told, and what its rows of logits need before and after sampling. */
-import type { GenerationRequest, TokenLogprobs } from "./client.ts";
+import type { GenerationRequest, PromptResult, TokenLogprobs } from "./client.ts";
 import { DeadlineError } from "./errors.ts";
 import type { RowEdits } from "./row-edits.ts";
 import { logprobsOf } from "./sampling/logprobs.ts";
 import { allowedMask, noPenalties, Penalties } from "./sampling/penalties.ts";
 import type { SchedulerRequest } from "./scheduler/request.ts";
+import type { Observation } from "./step-plan.ts";
 
 export interface AnswerTokens {
   ids: number[];
@@ -29,6 +30,9 @@ export class ActiveRequest {
   readonly #model: ModelFacts;
   readonly #answers: Answer[];
   readonly #mask: Uint32Array | null;
+  readonly #promptLogprobs: TokenLogprobs[] = [];
+  #cachedTokens: number | null = null;
+  #isPromptTold = false;
 
   constructor(request: GenerationRequest, model: ModelFacts) {
     const { promptIds, sampling } = request;
@@ -72,6 +76,7 @@ export class ActiveRequest {
         ...common,
         seed: BigInt.asUintN(64, seed + BigInt(choice)),
       })),
+      promptOutput: sampling.promptLogprobs === undefined ? undefined : "logits",
       needsKnownIds: this.#answers[0].penalties.needsKnownIds,
       deadlineMs: deadlineMs ?? null,
     };
@@ -92,6 +97,29 @@ export class ActiveRequest {
     const { vocabSize } = this.#model;
     const values = logits.subarray(row * vocabSize, (row + 1) * vocabSize);
     this.#answers[choice].logprobs.push(logprobsOf(values, ids[row], count));
+  }
+
+  /** Its prompt runs from this position on in some step; the first time, what lies before it was cached. */
+  begin(start: number): void {
+    this.#cachedTokens ??= start;
+  }
+
+  /** Takes rows of logits of the prompt's own tokens, f32 [positions, vocab], in order of positions. */
+  keepPromptLogits({ start, end }: Observation, logits: Float32Array): void {
+    const { vocabSize } = this.#model;
+    const { promptIds, sampling } = this.#request;
+    for (let at = start; at < end; at++) {
+      const row = logits.subarray((at - start) * vocabSize, (at - start + 1) * vocabSize);
+      this.#promptLogprobs.push(logprobsOf(row, promptIds[at + 1], sampling.promptLogprobs ?? 0));
+    }
+  }
+
+  /** What is to be told of the prompt: once, when the first id is known. */
+  takePrompt(): PromptResult | null {
+    if (this.#isPromptTold) return null;
+    this.#isPromptTold = true;
+    const wanted = this.#request.sampling.promptLogprobs !== undefined;
+    return { cachedTokens: this.#cachedTokens ?? 0, ...(wanted ? { logprobs: this.#promptLogprobs } : {}) };
   }
 
   /** Ids that have become known. */

@@ -6,6 +6,7 @@ import { ContextLengthError, InvalidRequestError } from "./errors.ts";
 export function admit(request: GenerationRequest, model: ModelCard): GenerationRequest {
   checkPrompt(request, model);
   checkPrefix(request, model);
+  checkPromptLogprobs(request, model);
   const { promptIds, sampling } = request;
   const room = model.maxModelLen - promptIds.length;
   return { ...request, sampling: { ...sampling, maxTokens: Math.min(sampling.maxTokens, room) } };
@@ -28,6 +29,16 @@ function checkPrompt({ promptIds }: GenerationRequest, { maxModelLen, vocabSize 
       "prompt",
     );
   }
+}
+
+/** A token that sees its own future is not foretold: its log-probability would be no such thing. */
+function checkPromptLogprobs(request: GenerationRequest, { isPrefixLm }: ModelCard): void {
+  const { prefixLength = isPrefixLm ? request.promptIds.length : 0, sampling } = request;
+  if (sampling.promptLogprobs === undefined || prefixLength === 0) return;
+  throw new InvalidRequestError(
+    `Cannot give log-probabilities of the prompt: expected a causal one (prefix_len 0), got a bidirectional prefix of ${prefixLength} tokens, in which each token sees itself and its future`,
+    "prompt_logprobs",
+  );
 }
 
 function checkPrefix({ promptIds, prefixLength = 0 }: GenerationRequest, { isPrefixLm }: ModelCard): void {

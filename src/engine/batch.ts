@@ -6,13 +6,13 @@ import type { Gpu } from "../gpu/gpu.ts";
 import { sample } from "../gpu/kernels/sample.ts";
 import type { Dispatch } from "../gpu/kernel.ts";
 import type { Program, Recorder } from "../gpu/recorder.ts";
-import { rows, type Tensor } from "../gpu/tensor.ts";
+import { rows, rowsFrom, type Tensor } from "../gpu/tensor.ts";
 import type { ForwardContext, StepTensors } from "./layers/context.ts";
 import { Workspace } from "./layers/workspace.ts";
 import type { DecoderModel } from "./models/model.ts";
 import { RowEditor, type RowEdits } from "./row-edits.ts";
 import { type BatchLimits, StepInputs } from "./step-inputs.ts";
-import type { Rectangle } from "./step-plan.ts";
+import { observedRowCount, type Rectangle, rowCount } from "./step-plan.ts";
 
 export interface BatchOptions {
   gpu: Gpu;
@@ -24,12 +24,14 @@ export interface BatchOptions {
   layerGroups: readonly number[];
 }
 
-/** Rows of a batch that has been recorded to its end, to be sampled. */
+/** What a batch that has been recorded to its end gives; a tensor without rows is left out. */
 export interface BatchRows {
   /** f32 [rows, vocab] */
-  logits: Tensor;
+  logits?: Tensor;
   /** u32 [rows]; written by `sample`. */
-  sampled: Tensor;
+  sampled?: Tensor;
+  /** f32 [rows, vocab], of the prompts that are observed; to be copied, not bound. */
+  promptLogits?: Tensor;
   /** Records the changes to the logits, row by row, and the choice of an id from each, if any is to be chosen. */
   sample(edits?: readonly RowEdits[]): void;
 }
@@ -42,6 +44,13 @@ interface Recording {
 
 /** Decode batches of this many sizes are kept ready to encode. */
 const programsMax = 64;
+
+interface WantedRows {
+  isSampled: boolean;
+  rows: number;
+  /** Rows behind these, of prompts that are observed. */
+  promptRows: number;
+}
 
 export class Batch {
   readonly #options: BatchOptions;
@@ -67,13 +76,14 @@ export class Batch {
    */
   record(batch: readonly Rectangle[], from = 0, to = this.#options.model.passes.length): BatchRows[] {
     const isSampled = batch.some(({ sampling }) => sampling.length > 0);
+    const wanted = { isSampled, rows: rowCount(batch), promptRows: observedRowCount(batch) };
     const step = this.#inputs.write(batch);
     const isDecode = from === 0 && batch.every(({ tokenIds }) => tokenIds.length === 1);
     const logits = isDecode ? this.#replay(step) : null;
-    if (logits) return [this.#rows(step, logits, isSampled)];
+    if (logits) return [this.#rows(step, logits, wanted)];
     const recording = this.#recordPasses(step, from, to);
     for (const dispatch of recording.dispatches) this.#options.recorder.add(dispatch);
-    return recording.logits ? [this.#rows(step, recording.logits, isSampled)] : [];
+    return recording.logits ? [this.#rows(step, recording.logits, wanted)] : [];
   }
 
   /** Records a batch of this many tokens and one sampled row, whatever the inputs hold: for compiling ahead. */
@@ -82,7 +92,7 @@ export class Batch {
     const step = this.#inputs.shaped(Math.min(tokens, limits.tokens), 1);
     const { dispatches, logits } = this.#recordPasses(step, 0, model.passes.length);
     for (const dispatch of dispatches) recorder.add(dispatch);
-    if (logits) this.#rows(step, logits, true).sample();
+    if (logits) this.#rows(step, logits, { isSampled: true, rows: 1, promptRows: 0 }).sample();
   }
 
   /**
@@ -126,13 +136,17 @@ export class Batch {
     return { logits: isWhole ? model.head(context) : null, dispatches };
   }
 
-  #rows(step: StepTensors, logits: Tensor, isSampled: boolean): BatchRows {
+  #rows(step: StepTensors, all: Tensor, { isSampled, rows: count, promptRows }: WantedRows): BatchRows {
     const { recorder, gpu } = this.#options;
-    const sampled = rows(step.sampled, step.logitRows.shape[0]);
+    const promptLogits = promptRows > 0 ? { promptLogits: rowsFrom(all, count) } : {};
+    if (count === 0) return { ...promptLogits, sample: () => {} };
+    const [logits, settings, sampled] = [all, step.settings, step.sampled].map((tensor) =>
+      rows(tensor, count),
+    );
     const record = (edits: readonly RowEdits[] = []) => {
       this.#editor.record(gpu.traits, { edits, logits });
-      if (isSampled) recorder.add(sample(gpu.traits, { logits, settings: step.settings, sampled }));
+      if (isSampled) recorder.add(sample(gpu.traits, { logits, settings, sampled }));
     };
-    return { logits, sampled, sample: record };
+    return { logits, sampled, ...promptLogits, sample: record };
   }
 }

@@ -41,6 +41,11 @@ export interface SamplingParams {
   penalties?: Partial<Omit<PenaltyParams, "minTokens" | "stopIds">>;
   /** Log-probabilities of each chosen id and of this many of the most likely ones, before any penalty or filter. */
   logprobs?: number;
+  /**
+   * The same of the prompt's own tokens, each as the ones before it foretell it. Refused where tokens see what comes
+   * after them, so a Prefix LM's request needs a `prefixLength` of 0.
+   */
+  promptLogprobs?: number;
 }
 
 /** One prompt to continue. Ids must lie in the model's vocabulary and leave room for at least one token. */
@@ -66,8 +71,20 @@ export type TokenLogprobs = Logprobs;
 
 export type FinishReason = "stop" | "length";
 
-/** What a generation yields: of each answer (`choice`), any number of `text`, then exactly one `finish`. */
+/** What the engine tells of a prompt. */
+export interface PromptResult {
+  /** Leading tokens that were not computed, since their keys and values were cached. */
+  cachedTokens: number;
+  /** Of each token but the first, if the request asked for them. */
+  logprobs?: readonly TokenLogprobs[];
+}
+
+/**
+ * What a generation yields: `prompt` once, before all others; of each answer (`choice`), any number of `text`, then
+ * exactly one `finish`.
+ */
 export type GenerationEvent =
+  | ({ type: "prompt" } & PromptResult)
   /** Text that is final: whole characters, never part of a stop string. `tokenIds` are the tokens accepted so far since the last event. */
   | {
       type: "text";
@@ -86,6 +103,9 @@ export type GenerationEvent =
       promptTokens: number;
       completionTokens: number;
     };
+
+/** What becomes of the answers, the prompt aside. */
+export type AnswerEvent = Exclude<GenerationEvent, { type: "prompt" }>;
 
 /** What the service tells about its model. */
 export interface ModelCard {

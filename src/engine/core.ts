@@ -6,7 +6,7 @@
  * its last id is planned every other step. Knows ids only; text is the client's business.
  */
 import { setImmediate } from "node:timers/promises";
-import type { GenerationRequest } from "./client.ts";
+import type { GenerationRequest, PromptResult } from "./client.ts";
 import type { KvManager } from "./kv-cache/kv-manager.ts";
 import { ActiveRequest, type AnswerTokens } from "./active-request.ts";
 import type { Runner, StepResult, Wanted } from "./runner.ts";
@@ -15,7 +15,7 @@ import type { SchedulerEvent } from "./scheduler/request.ts";
 import type { RowEdits } from "./row-edits.ts";
 import type { EngineStats } from "./stats.ts";
 import { StepHistory } from "./step-history.ts";
-import type { Rectangle, StepPlan } from "./step-plan.ts";
+import { type Observation, observedRows, type Rectangle, type StepPlan } from "./step-plan.ts";
 import type { TraceStep } from "./trace-events.ts";
 import { traceRectangles } from "./trace-plan.ts";
 
@@ -32,6 +32,7 @@ export interface CoreOptions {
 }
 
 export type CoreEvent =
+  | ({ type: "prompt" } & PromptResult)
   | ({ type: "tokens"; choice: number } & AnswerTokens)
   | { type: "finish"; choice: number; reason: "stop" | "length" };
 
@@ -56,12 +57,19 @@ interface SampledRow {
   step: number;
 }
 
+/** A prompt some of whose own logits a step gives. */
+interface ObservedPrompt {
+  request: ActiveRequest;
+  observed: Observation;
+}
+
 /** A step that has been submitted and not read. */
 interface Flight {
   plan: StepPlan;
   result: StepResult;
   /** Requests of its sampled rows, in order. */
   rows: SampledRow[];
+  prompts: ObservedPrompt[];
   hasLogits: boolean;
   submitMs: number;
   counters: TraceStep["counters"] | null;
@@ -176,6 +184,7 @@ export class EngineCore {
 
   #launch(plan: StepPlan): Flight {
     const { runner, clock, trace } = this.#options;
+    this.#begin(plan);
     const rows = {
       main: this.#rowsOf(plan.main),
       layered: this.#rowsOf(lastLayered(plan, runner.passCount)),
@@ -185,9 +194,24 @@ export class EngineCore {
     const edits = { main: rows.main.map(editsOf), layered: rows.layered.map(editsOf) };
     const counters = trace ? this.#counters() : null;
     const submitMs = clock();
-    const wanted: Wanted[] = hasLogits ? ["sampled", "logits"] : ["sampled"];
+    const prompts = plan.main.flatMap((rectangle) => this.#observedOf(rectangle));
+    const wanted: Wanted[] = ["sampled"];
+    if (hasLogits) wanted.push("logits");
+    if (prompts.length > 0) wanted.push("promptLogits");
     const result = runner.run({ ...plan, edits }, ...wanted);
-    return { plan, result, rows: all, hasLogits, submitMs, counters };
+    return { plan, result, rows: all, prompts, hasLogits, submitMs, counters };
+  }
+
+  #begin({ main, layered }: StepPlan): void {
+    for (const { requestId, start } of layered ? [...main, layered.rectangle] : main) {
+      this.#requests.get(requestId)?.active.begin(start);
+    }
+  }
+
+  #observedOf(rectangle: Rectangle): ObservedPrompt[] {
+    const { requestId, observed } = rectangle;
+    const request = this.#requests.get(requestId)?.active;
+    return request && observed && observedRows(rectangle) > 0 ? [{ request, observed }] : [];
   }
 
   /** A row for each id that the rectangles sample. */
@@ -204,12 +228,26 @@ export class EngineCore {
   async #land(): Promise<void> {
     const flight = this.#flights.shift();
     if (!flight) return;
-    const { plan, result, rows, hasLogits } = flight;
-    const [ids, logits] = await Promise.all([result.sampled(), hasLogits ? result.logits() : null]);
+    const { plan, result, rows, prompts, hasLogits } = flight;
+    const [ids, logits, promptLogits] = await Promise.all([
+      result.sampled(),
+      hasLogits ? result.logits() : null,
+      prompts.length > 0 ? result.promptLogits() : null,
+    ]);
     this.#record(flight);
+    if (promptLogits) this.#keepPromptLogits(prompts, promptLogits);
     if (logits)
       rows.forEach(({ request, choice }, row) => request.keepLogprobs(choice, { ids, logits, row }));
     this.#publish(this.#options.scheduler.onSampled(plan.id, ids));
+  }
+
+  #keepPromptLogits(prompts: readonly ObservedPrompt[], logits: Float32Array): void {
+    const { vocabSize } = this.#options;
+    let row = 0;
+    for (const { request, observed } of prompts) {
+      request.keepPromptLogits(observed, logits.subarray(row * vocabSize));
+      row += observed.end - observed.start;
+    }
   }
 
   #publish(events: readonly SchedulerEvent[]): void {
@@ -230,6 +268,10 @@ export class EngineCore {
     const { active, sink } = entry;
     const { choice } = event;
     if (event.type === "tokens") {
+      const prompt = active.takePrompt();
+      if (prompt) sink.emit({ type: "prompt", ...prompt });
+      // Whoever is told of the prompt may want no more.
+      if (active.isFinished(choice) || !this.#requests.has(event.requestId)) return;
       this.#count(entry, event.ids.length);
       sink.emit({ type: "tokens", choice, ...active.accept(choice, event.ids) });
       return;

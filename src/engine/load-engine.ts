@@ -3,6 +3,7 @@ import { openDevice, type GpuChoice } from "../gpu/device/open-device.ts";
 import type { Gpu } from "../gpu/gpu.ts";
 import { Profiler } from "../gpu/profile.ts";
 import { align } from "../gpu/tensor.ts";
+import { PROMPT_LOGITS_BYTES_MAX } from "../limits.ts";
 import { CheckpointError, SetupError } from "./errors.ts";
 import { probeMemory } from "../gpu/memory-probe.ts";
 import { aggregate, type KvPolicy } from "./kv-cache/aggregate.ts";
@@ -43,7 +44,7 @@ export interface EngineOptions {
   maxBatchedTokens: number | null;
   /** Sequences that run at once; null is 64 on a GPU and 16 on a software adapter. */
   maxSequences: number | null;
-  /** Rows of logits in a step; null is one a sequence. */
+  /** Rows of logits in a step; null is one a sequence, and as many of prompts' own as their memory allows. */
   maxRows: number | null;
   /** KV blocks (of the largest group of layers); null takes what the device grants. */
   numBlocks: number | null;
@@ -159,7 +160,7 @@ async function loadOn(parts: LoadOptions): Promise<LoadedEngine> {
   const limits = {
     tokens: maxBatchedTokens,
     sequences,
-    rows: options.maxRows ?? sequences,
+    rows: options.maxRows ?? sequences + promptRows(config.vocabSize, maxBatchedTokens),
     blocksPerSequence: Math.ceil(maxModelLen / options.blockSize),
     blockSize: options.blockSize,
   };
@@ -226,6 +227,12 @@ async function allocating<T>({ device }: Gpu, { bytes }: BlockPlan, allocate: ()
     `Cannot allocate the KV cache: expected ${Math.round(bytes / 2 ** 20)} MiB, got a refusal of the device ` +
       `(${refusal.message.split("\n")[0]}). Lower --gpu-memory-utilization or --num-blocks`,
   );
+}
+
+/** Rows of prompts' own logits in a step. */
+function promptRows(vocabSize: number, maxBatchedTokens: number): number {
+  const fitting = Math.floor(PROMPT_LOGITS_BYTES_MAX / (vocabSize * Float32Array.BYTES_PER_ELEMENT));
+  return Math.min(maxBatchedTokens, Math.max(1, fitting));
 }
 
 function checkBudget(maxBatchedTokens: number, sequences: number): void {

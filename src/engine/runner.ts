@@ -33,6 +33,8 @@ export interface StepResult {
   sampled: () => Promise<Uint32Array>;
   /** f32 [rows, vocab], row by row, in the same order. */
   logits: () => Promise<Float32Array>;
+  /** f32 [rows, vocab]: of the prompts of the main batch that are observed, in order. */
+  promptLogits: () => Promise<Float32Array>;
 }
 
 /** Which results will be read; what is not named is not copied. */
@@ -101,10 +103,14 @@ export class Runner {
     const reads = new Map<Wanted, Read[]>();
     const request = (name: Wanted) => {
       if (!wanted.includes(name)) return;
-      const read = ({ rows }: RecordedRows) => this.#readback.request(this.#recorder, rows[name]);
-      reads.set(name, done.map(read));
+      const tensors = done.flatMap(({ rows }) => rows[name] ?? []);
+      reads.set(
+        name,
+        tensors.map((tensor) => this.#readback.request(this.#recorder, tensor)),
+      );
     };
     request("logits");
+    request("promptLogits");
     // Logits are read as the model gave them: what changes them goes into a submission of its own.
     if (wanted.includes("logits") && done.some(({ edits }) => edits?.some(isEdit))) this.#recorder.submit();
     for (const { rows, edits } of done) rows.sample(edits);
@@ -113,6 +119,8 @@ export class Runner {
     return {
       sampled: async () => new Uint32Array(await this.#readAll(reads.get("sampled"), "sampled")),
       logits: async () => new Float32Array(await this.#readAll(reads.get("logits"), "logits")),
+      promptLogits: async () =>
+        new Float32Array(await this.#readAll(reads.get("promptLogits"), "promptLogits")),
     };
   }
 

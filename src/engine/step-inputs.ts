@@ -5,13 +5,20 @@ import { createTensor, rows, type Tensor, writeTensor } from "../gpu/tensor.ts";
 import { causalMetadata, type MetadataBuilder } from "./layers/attention.ts";
 import type { MetadataKind, StepTensors } from "./layers/context.ts";
 import { neverCausal } from "./layers/prefill-prefix-lm-attention.ts";
-import { type Rectangle, rectangleRows, rowCount, rowOfSampled, tokenCount } from "./step-plan.ts";
+import {
+  observedRowCount,
+  type Rectangle,
+  rectangleRows,
+  rowCount,
+  rowOfSampled,
+  tokenCount,
+} from "./step-plan.ts";
 
 /** The most a batch may hold. */
 export interface BatchLimits {
   tokens: number;
   sequences: number;
-  /** Rows of logits. */
+  /** Rows of logits, those of prompts that are observed included. */
   rows: number;
   blocksPerSequence: number;
   blockSize: number;
@@ -57,7 +64,8 @@ export class StepInputs {
 
   /** The tensors for a batch, narrowed to its counts. Throws RangeError when it is over a limit. */
   write(batch: readonly Rectangle[]): StepTensors {
-    const counts = { tokens: tokenCount(batch), sequences: batch.length, rows: rowCount(batch) };
+    const rowsWanted = rowCount(batch) + observedRowCount(batch);
+    const counts = { tokens: tokenCount(batch), sequences: batch.length, rows: rowsWanted };
     checkCounts(counts, this.limits);
     for (const rectangle of batch) checkTables(rectangle, this.limits);
     this.#writeTokenIds(batch, counts.tokens);
@@ -132,7 +140,10 @@ export class StepInputs {
     }
   }
 
-  /** "all" gives a row a token; "last" gives the last token once for each answer that is sampled from it. */
+  /**
+   * "all" gives a row a token; "last" gives the last token once for each answer that is sampled from it. Rows of
+   * observed prompts come after all of these.
+   */
   #writeRows(batch: readonly Rectangle[], count: number): void {
     const logitRows = new Uint32Array(count);
     const settings = new Uint32Array(count * SAMPLE_SETTINGS_WORDS);
@@ -148,9 +159,23 @@ export class StepInputs {
       token += tokenIds.length;
     }
     if (count === 0) return;
+    logitRows.set(observedTokens(batch), row);
     writeTensor(this.#device, this.#tensors.logitRows, logitRows);
     writeTensor(this.#device, this.#tensors.settings, settings);
   }
+}
+
+/** Places in the batch of the tokens whose logits are observed. */
+function observedTokens(batch: readonly Rectangle[]): number[] {
+  const tokens: number[] = [];
+  let first = 0;
+  for (const { observed, start, tokenIds } of batch) {
+    if (observed?.output === "logits") {
+      for (let at = observed.start; at < observed.end; at++) tokens.push(first + at - start);
+    }
+    first += tokenIds.length;
+  }
+  return tokens;
 }
 
 function checkCounts(counts: Counts, limits: BatchLimits): void {

@@ -11,6 +11,16 @@ export interface RowSampling {
   step: number;
 }
 
+/** What of a prompt's own tokens may be wanted beside the answers: the logits of each. */
+export type PromptOutput = "logits";
+
+/** Positions start <= p < end of a prompt whose output a step gives; they are part of the rectangle that runs them. */
+export interface Observation {
+  output: PromptOutput;
+  start: number;
+  end: number;
+}
+
 /**
  * Consecutive tokens of one sequence, run through layer passes: the unit of what the scheduler plans. A decode step
  * is one token wide; a chunk of a prompt, a whole prefix and the replay of an output are wider.
@@ -39,6 +49,8 @@ export interface Rectangle {
    * answer `choice + i`. Rows of a batch are in order of its rectangles, and in these the order of entries.
    */
   sampling: readonly RowSampling[];
+  /** Left out, nothing. Rows of logits that it gives come after all other rows of the batch, and none is sampled. */
+  observed?: Observation;
 }
 
 /** A rectangle run through passes `from` to `to` only; its activations stay on the device until the rest is run. */
@@ -78,7 +90,7 @@ export function tokenCount(batch: readonly Rectangle[]): number {
   return batch.reduce((sum, { tokenIds }) => sum + tokenIds.length, 0);
 }
 
-/** Rows of logits that a rectangle asks for. */
+/** Rows of logits that a rectangle asks for, without those of its prompt that are observed. */
 export function rectangleRows({ logits, sampling, tokenIds }: Rectangle): number {
   if (logits === "none") return 0;
   return logits === "all" ? tokenIds.length : Math.max(1, sampling.length);
@@ -86,4 +98,13 @@ export function rectangleRows({ logits, sampling, tokenIds }: Rectangle): number
 
 export function rowCount(batch: readonly Rectangle[]): number {
   return batch.reduce((sum, rectangle) => sum + rectangleRows(rectangle), 0);
+}
+
+/** Rows of logits that a rectangle gives of its prompt, beside the others. */
+export function observedRows({ observed }: Rectangle): number {
+  return observed?.output === "logits" ? observed.end - observed.start : 0;
+}
+
+export function observedRowCount(batch: readonly Rectangle[]): number {
+  return batch.reduce((sum, rectangle) => sum + observedRows(rectangle), 0);
 }

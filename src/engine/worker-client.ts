@@ -46,7 +46,7 @@ export interface StartOptions {
 /** Calls back after a delay unless the result is called before. */
 export type StartTimer = (delayMs: number, callback: () => void) => () => void;
 
-type Answer = Extract<FromEngine, { type: "tokens" | "finish" }>;
+type Answer = Extract<FromEngine, { type: "prompt" | "tokens" | "finish" }>;
 
 /** A request that is under way. */
 interface Entry {
@@ -222,6 +222,10 @@ export class WorkerEngineClient implements EngineClient {
       return new AnswerText(choice, this.text.newDetokenizer(request.promptIds), request);
     });
     for await (const event of events) {
+      if (event.type === "prompt") {
+        yield toPromptEvent(event);
+        continue;
+      }
       const answer = answers[event.choice];
       if (answer.isFinished) continue;
       yield* event.type === "tokens" ? answer.tokens(event) : answer.end(event.reason);
@@ -246,6 +250,7 @@ export class WorkerEngineClient implements EngineClient {
 
   #receive(message: FromEngine): void {
     switch (message.type) {
+      case "prompt":
       case "tokens":
       case "finish":
         this.#entries.get(message.id)?.queue.push(message);
@@ -281,6 +286,14 @@ export class WorkerEngineClient implements EngineClient {
   #post(message: ToEngine): void {
     this.#worker.postMessage(message);
   }
+}
+
+function toPromptEvent({
+  type,
+  cachedTokens,
+  logprobs,
+}: Extract<Answer, { type: "prompt" }>): GenerationEvent {
+  return { type, cachedTokens, ...(logprobs ? { logprobs } : {}) };
 }
 
 function queueFull(most: string): QueueFullError {

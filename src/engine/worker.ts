@@ -45,6 +45,7 @@ function schedulerFor(
   const limits = {
     maxBatchedTokens,
     maxSequences: runner.limits.sequences,
+    promptRowsMax: runner.limits.rows - runner.limits.sequences,
     maxModelLen,
     passCount: runner.passCount,
     starvationStepsMax: STARVATION_STEPS_MAX,

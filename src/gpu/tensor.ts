@@ -53,6 +53,18 @@ export function rows(tensor: Tensor, count: number): Tensor {
   return { ...tensor, shape: [count, ...tensor.shape.slice(1)] };
 }
 
+/** The rows from `start` on, to be copied: their offset need not suit the device's storage alignment. */
+export function rowsFrom(tensor: Tensor, start: number): Tensor {
+  const [count, ...inner] = tensor.shape;
+  const skipped = elementCount([start, ...inner]) * bytesPerElement[tensor.dtype];
+  return {
+    ...tensor,
+    shape: [count - start, ...inner],
+    offset: tensor.offset + skipped,
+    size: tensor.size - skipped,
+  };
+}
+
 /** A tensor over bytes `offset...` of another one's buffer; the offset must suit the device's storage alignment. */
 export function section(tensor: Tensor, options: TensorOptions & { offset: number }): Tensor {
   const { name, dtype, shape, offset } = options;

@@ -1,9 +1,15 @@
 /** From an engine request to its events: the part of answering that knows neither the endpoint nor HTTP. */
-import type { EngineClient, GenerationEvent, GenerationRequest } from "../engine/client.ts";
+import type {
+  AnswerEvent,
+  EngineClient,
+  GenerationEvent,
+  GenerationRequest,
+  PromptResult,
+} from "../engine/client.ts";
 import { type NamedEvent, type NamedLogprobs, nameTokens } from "./token-names.ts";
 
 /** How an answer ended and what it took. */
-export type Finish = Extract<GenerationEvent, { type: "finish" }>;
+export type Finish = Extract<AnswerEvent, { type: "finish" }>;
 
 export interface GeneratedAnswer {
   text: string;
@@ -15,6 +21,7 @@ export interface GeneratedAnswer {
 /** The events of a request that is under way. */
 export interface Generation {
   choiceCount: number;
+  prompt: PromptResult;
   /** Of each answer any number of `text`, then one `finish`; the last of these is the end. Throws what the engine throws. */
   events: AsyncIterable<NamedEvent>;
 }
@@ -27,19 +34,23 @@ export async function startGeneration(
 ): Promise<Generation> {
   const iterator = engine.submit(request, signal)[Symbol.asyncIterator]();
   const choiceCount = request.sampling.n ?? 1;
-  const events = resume(await iterator.next(), iterator, choiceCount);
+  const first = await iterator.next();
+  const prompt = !first.done && first.value.type === "prompt" ? first.value : { cachedTokens: 0 };
+  const events = resume(first, iterator, choiceCount);
   const { text } = engine;
-  return { choiceCount, events: nameTokens(events, { text, promptIds: request.promptIds, choiceCount }) };
+  const named = nameTokens(events, { text, promptIds: request.promptIds, choiceCount });
+  return { choiceCount, prompt, events: named };
 }
 
 async function* resume(
   first: IteratorResult<GenerationEvent>,
   iterator: AsyncIterator<GenerationEvent>,
   choiceCount: number,
-): AsyncGenerator<GenerationEvent> {
+): AsyncGenerator<AnswerEvent> {
   let unfinished = choiceCount;
   try {
     for (let step = first; !step.done; step = await iterator.next()) {
+      if (step.value.type === "prompt") continue;
       yield step.value;
       if (step.value.type === "finish" && --unfinished === 0) return;
     }

@@ -1,5 +1,5 @@
 /** Tokens of an answer as clients see them: by their text and where that begins. */
-import type { GenerationEvent, TextCodec, TokenLogprobs } from "../engine/client.ts";
+import type { AnswerEvent, TextCodec, TokenLogprobs } from "../engine/client.ts";
 
 export interface NamedToken {
   /** U+FFFD where the token is but a part of a character; "" where it is special. */
@@ -16,7 +16,7 @@ export interface NamedLogprobs {
 }
 
 /** An engine event whose log-probabilities have names; none unless the request asked for them. */
-export type NamedEvent = GenerationEvent & { tokens: NamedLogprobs[] };
+export type NamedEvent = AnswerEvent & { tokens: NamedLogprobs[] };
 
 interface NameOptions {
   text: TextCodec;
@@ -25,7 +25,7 @@ interface NameOptions {
 }
 
 export async function* nameTokens(
-  events: AsyncIterable<GenerationEvent>,
+  events: AsyncIterable<AnswerEvent>,
   { text, promptIds, choiceCount }: NameOptions,
 ): AsyncGenerator<NamedEvent> {
   const namers = Array.from({ length: choiceCount }, () => new TokenNamer(text, promptIds.slice(-1)));

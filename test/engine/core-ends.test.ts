@@ -76,14 +76,15 @@ describe("cancel", () => {
     expect(engine.runner.unread).toBe(1);
     await answerUntil(engine, () => engine.runner.unread === 0);
     expect(steps.length).toBe(3);
-    expect(engine.events.get("a")?.length).toBe(1);
+    expect(engine.events.get("a")?.map(({ type }) => type)).toEqual(["prompt", "tokens"]);
     await expectAllFree(engine);
   });
 
   test("of one answer: the others go on", async () => {
     const engine = new CoreHarness({ blockCount: 16 });
-    engine.submit(coreRequest("a", { n: 3, maxTokens: 5 }), ({ type, choice }) => {
-      if (type === "tokens" && choice === 1 && engine.ids("a", 1).length === 2) engine.core.cancel("a", 1);
+    engine.submit(coreRequest("a", { n: 3, maxTokens: 5 }), (event) => {
+      if (event.type === "tokens" && event.choice === 1 && engine.ids("a", 1).length === 2)
+        engine.core.cancel("a", 1);
     });
     await answerUntil(engine, () => engine.finish("a", 2) !== null);
     expect([0, 1, 2].map((choice) => engine.ids("a", choice).length)).toEqual([5, 2, 5]);
@@ -119,12 +120,13 @@ describe("cancel", () => {
   test("from within an event: nothing more is emitted", async () => {
     const engine = new CoreHarness({ blockCount: 8 });
     engine.submit(coreRequest("a", { maxTokens: 1 }), () => engine.core.cancel("a"));
-    engine.submit(coreRequest("b", { maxTokens: 1, promptIds: promptOf(6) }), () =>
-      engine.core.cancel("b", 0),
-    );
+    engine.submit(coreRequest("b", { maxTokens: 1, promptIds: promptOf(6) }), ({ type }) => {
+      if (type === "tokens") engine.core.cancel("b", 0);
+    });
     await answerUntil(engine, () => engine.ids("b").length > 0);
-    for (const id of ["a", "b"])
-      expect(engine.events.get(id)).toEqual([{ type: "tokens", choice: 0, ids: [1] }]);
+    const prompt = { type: "prompt" as const, cachedTokens: 0 };
+    expect(engine.events.get("a")).toEqual([prompt]);
+    expect(engine.events.get("b")).toEqual([prompt, { type: "tokens", choice: 0, ids: [1] }]);
     await expectAllFree(engine);
   });
 

@@ -137,7 +137,8 @@ describe("loadEngine", () => {
         expect(counts.at(-1)).toBe(steps.at(-1)?.all);
       }
       expect(engine.maxModelLen).toBe(64);
-      const limits = { tokens: 128, sequences: 4, rows: 4, blocksPerSequence: 4, blockSize: 16 };
+      // A row for each sequence, and of prompts' own logits as many as tokens: the vocabulary is small.
+      const limits = { tokens: 128, sequences: 4, rows: 4 + 128, blocksPerSequence: 4, blockSize: 16 };
       expect(engine.runner.limits).toEqual(limits);
       expect(engine.policy).toMatchObject({ nonCausal: false, prefillCut: "tokens", prefixReuse: "blocks" });
       expect(notes[0]).toContain("sequences of 64 tokens");

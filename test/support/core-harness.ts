@@ -64,7 +64,7 @@ export class CoreHarness {
   }
 
   eventsOf(id: string, choice = 0): CoreEvent[] {
-    return (this.events.get(id) ?? []).filter((event) => event.choice === choice);
+    return (this.events.get(id) ?? []).filter((event) => event.type !== "prompt" && event.choice === choice);
   }
 
   /** Ids reported of an answer so far. */

@@ -1,6 +1,6 @@
 /** A runner without a device: keeps every plan, and answers a step when the test says so (or at once). */
 import type { RunnablePlan, Runner, StepResult, Wanted } from "../../src/engine/runner.ts";
-import type { Rectangle } from "../../src/engine/step-plan.ts";
+import type { Observation, Rectangle } from "../../src/engine/step-plan.ts";
 
 /** A row that a step samples: the `step`-th id of an answer. */
 export interface FakeRow {
@@ -24,6 +24,8 @@ export interface FakeRunnerOptions {
   /** The id of a row; left out, the test answers each step itself. */
   script?: (row: FakeRow) => number;
   logitsOf?: (row: FakeRow) => number[];
+  /** Of the token at a position of a prompt that is observed. */
+  promptLogitsOf?: (requestId: string, position: number) => number[];
   /** Called before a step is taken; may throw as a real runner would. */
   onRun?: (plan: RunnablePlan) => void;
 }
@@ -39,7 +41,7 @@ export class FakeRunner implements Pick<Runner, "run" | "passCount"> {
   }
 
   run(plan: RunnablePlan, ...wanted: Wanted[]): StepResult {
-    const { script, logitsOf, onRun } = this.#options;
+    const { script, logitsOf, promptLogitsOf, onRun } = this.#options;
     onRun?.(plan);
     const { promise, resolve, reject } = Promise.withResolvers<Uint32Array>();
     promise.catch(() => {}); // a failed step that nobody reads is no fault
@@ -49,6 +51,8 @@ export class FakeRunner implements Pick<Runner, "run" | "passCount"> {
     this.steps.push(step);
     if (script) answer(...rows.map(script));
     const logits = (row: FakeRow) => logitsOf?.(row) ?? [];
+    const promptLogits = ({ requestId, observed }: Rectangle) =>
+      positionsOf(observed).flatMap((position) => promptLogitsOf?.(requestId, position) ?? []);
     return {
       sampled: () => {
         if (step.isRead) throw new Error("the ids of a step were read twice");
@@ -56,6 +60,7 @@ export class FakeRunner implements Pick<Runner, "run" | "passCount"> {
         return promise;
       },
       logits: async () => Float32Array.from(rows.flatMap(logits)),
+      promptLogits: async () => Float32Array.from(plan.main.flatMap((rectangle) => promptLogits(rectangle))),
     };
   }
 
@@ -79,6 +84,10 @@ export class FakeRunner implements Pick<Runner, "run" | "passCount"> {
       sampling.map(({ step }, index) => ({ requestId, choice: choice + index, step })),
     );
   }
+}
+
+function positionsOf(observed: Observation = { output: "logits", start: 0, end: 0 }): number[] {
+  return Array.from({ length: observed.end - observed.start }, (_, index) => observed.start + index);
 }
 
 /** Lets everything run that waits for nothing but its turn. */

@@ -3,7 +3,12 @@
  * same device. It keeps every plan and what became of every request, and counts all blocks after every step.
  */
 import { createHash } from "node:crypto";
-import type { FinishReason, GenerationRequest, TokenLogprobs } from "../../src/engine/client.ts";
+import type {
+  FinishReason,
+  GenerationRequest,
+  PromptResult,
+  TokenLogprobs,
+} from "../../src/engine/client.ts";
 import { EngineCore } from "../../src/engine/core.ts";
 import { KvManager } from "../../src/engine/kv-cache/kv-manager.ts";
 import type { LoadedEngine } from "../../src/engine/load-engine.ts";
@@ -17,6 +22,7 @@ import { STARVATION_STEPS_MAX } from "../../src/limits.ts";
 export interface ScheduleOptions {
   maxBatchedTokens?: number;
   maxSequences?: number;
+  promptRowsMax?: number;
   /** Usable blocks of each group. */
   numBlocks?: number;
   prefixCaching?: boolean;
@@ -39,6 +45,7 @@ export interface Answer {
 export interface Outcome {
   request: GenerationRequest;
   answers: Answer[];
+  prompt: PromptResult | null;
   /** Resolves when the request has ended or been cancelled; rejects when it failed. */
   done: Promise<void>;
   end: () => void;
@@ -70,7 +77,15 @@ export class ScheduledRun {
     });
     const { passCount } = this;
     const starvationStepsMax = STARVATION_STEPS_MAX;
-    const limits = { maxBatchedTokens, maxSequences, maxModelLen, passCount, starvationStepsMax };
+    const { promptRowsMax = runner.limits.rows - runner.limits.sequences } = options;
+    const limits = {
+      maxBatchedTokens,
+      maxSequences,
+      promptRowsMax,
+      maxModelLen,
+      passCount,
+      starvationStepsMax,
+    };
     this.scheduler = new WatchedScheduler({ kv: this.kv, policy, limits, ordering: "fcfs" }, this);
     this.#core = new EngineCore({
       runner: hashesRows ? this.#hashing(runner, config.vocabSize) : runner,
@@ -91,11 +106,15 @@ export class ScheduledRun {
       reason: null,
       rows: [],
     }));
-    const outcome = { request, answers, done, end };
+    const outcome: Outcome = { request, answers, prompt: null, done, end };
     this.outcomes.set(request.id, outcome);
     this.#core.submit(request, {
       fail,
       emit: (event) => {
+        if (event.type === "prompt") {
+          outcome.prompt = event;
+          return;
+        }
         const answer = answers[event.choice];
         if (event.type === "finish") answer.reason = event.reason;
         else {
@@ -148,7 +167,7 @@ export class ScheduledRun {
         keep(plan, values);
         return ids;
       };
-      return { sampled, logits };
+      return { ...result, sampled, logits };
     };
     return { passCount: runner.passCount, run };
   }

@@ -49,9 +49,9 @@ export interface Generated {
   finish: Extract<GenerationEvent, { type: "finish" }>;
 }
 
-/** All of a generation, which must end with exactly one `finish`. */
+/** All of a generation behind what is told of its prompt; it must end with exactly one `finish`. */
 export async function generate(engine: WorkerEngineClient, request: GenerationRequest): Promise<Generated> {
-  const events = await Array.fromAsync(engine.submit(request));
+  const [, ...events] = await Array.fromAsync(engine.submit(request));
   const texts = events.filter((event) => event.type === "text");
   const finish = events.at(-1);
   if (finish?.type !== "finish" || texts.length !== events.length - 1) {

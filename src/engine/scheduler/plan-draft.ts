@@ -1,12 +1,15 @@
 import type { BlockCopy } from "../kv-cache/kv-manager.ts";
 import {
   type LayeredStep,
+  type Observation,
+  observedRows,
   type Rectangle,
   rectangleRows,
   type RowSampling,
   sampledRow,
   type StepPlan,
 } from "../step-plan.ts";
+import type { Room } from "./cuts.ts";
 import type { SchedulerLimits } from "./request.ts";
 import type { Sequence } from "./sequence.ts";
 
@@ -23,6 +26,7 @@ export class PlanDraft {
   readonly #layeredSampled: Sequence[] = [];
   #layered: LayeredStep | null = null;
   #rows = 0;
+  #promptRows = 0;
   #work = 0;
 
   constructor(id: number, limits: SchedulerLimits) {
@@ -42,6 +46,12 @@ export class PlanDraft {
   /** Whole tokens, through all passes, that the budget leaves. */
   get tokenRoom(): number {
     return Math.max(0, Math.floor(this.room / this.#limits.passCount));
+  }
+
+  /** What the budget leaves of tokens, and the step of rows of prompts' own logits. */
+  get cutRoom(): Room {
+    const { promptRowsMax = Infinity } = this.#limits;
+    return { tokens: this.tokenRoom, promptRows: promptRowsMax - this.#promptRows };
   }
 
   /** A step has one layered batch at most. */
@@ -102,6 +112,7 @@ export class PlanDraft {
     this.sequences.add(sequence);
     this.#work += rectangle.tokenIds.length * this.#limits.passCount;
     this.#rows += rectangleRows(rectangle);
+    this.#promptRows += observedRows(rectangle);
     return firstRow;
   }
 }
@@ -122,7 +133,21 @@ function rectangleOf(
     tables: kv.tables.map((table) => [...table]),
     logits: isSampled ? "last" : "none",
     sampling: isSampled ? samplingOf(sequence) : [],
+    ...observationOf(sequence, tokens),
   };
+}
+
+/** What of an observed prompt these tokens give. */
+function observationOf(
+  { request, unobserved }: Sequence,
+  { start, tokenIds }: Pick<Rectangle, "start" | "tokenIds">,
+): { observed?: Observation } {
+  const { id, promptOutput: output } = request;
+  if (output === undefined || !unobserved) return {};
+  if (start > unobserved.start)
+    throw new Error(`Cannot observe request ${id} from ${unobserved.start}: its tokens start at ${start}`);
+  const end = Math.min(unobserved.end, start + tokenIds.length);
+  return end > unobserved.start ? { observed: { output, start: unobserved.start, end } } : {};
 }
 
 /** Random numbers are counted by the length of the answer alone, so that they do not depend on how it came about. */

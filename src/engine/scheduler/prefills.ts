@@ -11,7 +11,7 @@ import { type Cut, nextCut, passesThatFit, wholeEnd } from "./cuts.ts";
 import type { PlanDraft } from "./plan-draft.ts";
 import type { SchedulerLimits } from "./request.ts";
 import type { Roster } from "./roster.ts";
-import { prefixQuery, type Sequence } from "./sequence.ts";
+import { reusableQuery, type Sequence } from "./sequence.ts";
 
 /** "short": of blocks or places. "later": of budget, or of a free place for a layered prefill. */
 type Outcome = "planned" | "short" | "later";
@@ -125,7 +125,7 @@ export class PrefillPlanner {
 
   /** Starts from what the prefix cache has. */
   #adopt(sequence: Sequence): void {
-    const hit = this.#options.kv.adopt(sequence.kv, prefixQuery(sequence));
+    const hit = this.#options.kv.adopt(sequence.kv, reusableQuery(sequence));
     const hasMore = sequence.knownIds.length > hit.tokens + 1;
     sequence.state = "prefilling";
     // The last prefix token is run again for its logits, which only matter if nothing follows it.
@@ -134,7 +134,7 @@ export class PrefillPlanner {
   }
 
   #planCut(sequence: Sequence, draft: PlanDraft): Outcome {
-    const cut = nextCut(sequence, wholeEnd(this.#options.policy, sequence), draft.tokenRoom);
+    const cut = nextCut(sequence, wholeEnd(this.#options.policy, sequence), draft.cutRoom);
     if (!cut || (cut.kind === "layered" && this.#hasLayered(draft))) return "later";
     const end = this.#grow(sequence, cut, draft);
     if (end === null) return "short";
@@ -174,6 +174,7 @@ export class PrefillPlanner {
   /** What is computed grows; behind the last known token the sequence decodes, and its answers part. */
   #advance(sequence: Sequence, end: number, draft: PlanDraft, row: number | null): void {
     sequence.computed = end;
+    sequence.shared.observedEnd = Math.max(sequence.shared.observedEnd, end);
     sequence.lastPlan = draft.id;
     if (end < sequence.knownIds.length) return;
     sequence.state = "decoding";

@@ -1,4 +1,4 @@
-import type { RowSampling } from "../step-plan.ts";
+import type { PromptOutput, RowSampling } from "../step-plan.ts";
 
 /** A request as the scheduler knows it: ids and limits. Texts, grammars and penalties are other people's business. */
 export interface SchedulerRequest {
@@ -21,6 +21,8 @@ export interface SchedulerRequest {
   answers: readonly Omit<RowSampling, "step">[];
   /** The next id can be sampled only when the last one is known to the host (a grammar's mask depends on it). */
   needsKnownIds: boolean;
+  /** What each of the prompt's own tokens gives, none left out and none twice; left out, nothing is wanted of them. */
+  promptOutput?: PromptOutput;
   /** On the clock that `schedule` is given; null for none. */
   deadlineMs: number | null;
 }
@@ -37,6 +39,8 @@ export interface SchedulerLimits {
   maxBatchedTokens: number;
   /** Sequences that hold KV and may be part of a step; also the most rows a step samples. */
   maxSequences: number;
+  /** Most rows of logits of prompts' own tokens in a step; left out, all its tokens may have one. */
+  promptRowsMax?: number;
   /** Most tokens of prompt and answer together. */
   maxModelLen: number;
   /** Layer passes of the model. */

@@ -78,6 +78,7 @@ export class Scheduler {
       prefixLength: policy.nonCausal ? request.prefixLength : 0,
       outputTokensMax: outputTokensMax(request, limits, this.#capacity),
       isPaused: false,
+      observedEnd: 0,
     };
     this.#requests.set(request.id, state);
     this.#roster.insert(new Sequence(state, kv.newSequence()));

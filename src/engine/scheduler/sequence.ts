@@ -1,4 +1,4 @@
-import type { PrefixQuery, SequenceKv } from "../kv-cache/kv-manager.ts";
+import type { PositionRange, PrefixQuery, SequenceKv } from "../kv-cache/kv-manager.ts";
 import type { SchedulerRequest } from "./request.ts";
 
 /** "preempted" is waiting again, having been further. Whether a request is paused is told apart from this. */
@@ -21,6 +21,8 @@ export interface RequestState {
   /** Most ids of an answer: what the request wants, or what context and KV pool can hold. */
   readonly outputTokensMax: number;
   isPaused: boolean;
+  /** Positions before it of an observed prompt are part of steps planned so far, which are run whatever happens. */
+  observedEnd: number;
 }
 
 /** One answer of a request, on its way. Before the prefill is done, the first stands for all answers of the request. */
@@ -72,6 +74,15 @@ export class Sequence {
     return this.outputLength + this.pending.length;
   }
 
+  /** Positions of the prompt whose output is wanted and not part of any step planned so far; null for none. */
+  get unobserved(): PositionRange | null {
+    const { promptOutput, promptIds } = this.request;
+    const start = this.shared.observedEnd;
+    // The last token's logits are those of the answer.
+    const end = promptOutput === undefined ? 0 : promptIds.length - 1;
+    return start < end ? { start, end } : null;
+  }
+
   /** Another answer of the same request, which goes its own way from here. */
   fork(kv: SequenceKv, choice: number): Sequence {
     const copy = new Sequence(this.shared, kv, choice, 1);
@@ -88,6 +99,18 @@ export class Sequence {
     this.computed = 0;
     this.writeStart = 0;
   }
+}
+
+/**
+ * What a sequence may take from a prefix cache: nothing that must be run for the sake of its output. A bidirectional
+ * prefix is taken whole or not at all.
+ */
+export function reusableQuery(sequence: Sequence): PrefixQuery {
+  const query = prefixQuery(sequence);
+  const { unobserved } = sequence;
+  if (!unobserved) return query;
+  // A look-up leaves one token at least to be run.
+  return { ...query, ids: query.ids.slice(0, unobserved.start + 1), prefixLength: 0 };
 }
 
 /** What of a sequence can be found in a prefix cache, or be put there. */
