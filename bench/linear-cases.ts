@@ -3,7 +3,7 @@ import type { Gpu } from "../src/gpu/gpu.ts";
 import { linear } from "../src/gpu/kernels/linear.ts";
 import { createTensor, type Dtype } from "../src/gpu/tensor.ts";
 import type { BuiltCase, KernelCase } from "./kernel-case.ts";
-import { randomTensor } from "./random-tensor.ts";
+import { randomTensor, type RandomTensor } from "./random-tensor.ts";
 
 /** Memory to go round in: more than the last cache of a large GPU (50 MB), or than the own caches of a core. */
 const rotationBytes = { cpu: 8 * 2 ** 20, gpu: 256 * 2 ** 20 };
@@ -29,11 +29,11 @@ function buildLinear(gpu: Gpu, { tokens, inputs, outputs, dtype }: LinearShape):
     shape: [tokens, outputs],
     readable: true,
   });
-  const shape = [outputs, inputs];
-  const first = randomTensor(gpu, { name: "weight", shape, dtype, seed: 2 });
+  const shape: [number, number] = [outputs, inputs];
+  const first = randomWeight(gpu, shape, dtype);
   const copies = Math.ceil(rotationBytes[gpu.traits.isCpu ? "cpu" : "gpu"] / first.tensor.size);
   const weights = Array.from({ length: copies }, (_, index) =>
-    index === 0 ? first.tensor : randomTensor(gpu, { name: "weight", shape, dtype, seed: 2 }).tensor,
+    index === 0 ? first.tensor : randomWeight(gpu, shape, dtype).tensor,
   );
   return {
     dispatches: weights.map((weight) => linear(gpu.traits, { x: x.tensor, weight, y: output })),
@@ -48,6 +48,22 @@ function buildLinear(gpu: Gpu, { tokens, inputs, outputs, dtype }: LinearShape):
   };
 }
 
+/** Of i8 and i4 with scales for groups of 32 inputs. */
+function randomWeight(gpu: Gpu, shape: [outputs: number, inputs: number], dtype: Dtype): RandomTensor {
+  const weight = randomTensor(gpu, { name: "weight", shape, dtype, seed: 2 });
+  if (dtype !== "i8" && dtype !== "i4") return weight;
+  const scales = randomTensor(gpu, {
+    name: "scales",
+    shape: [shape[0], shape[1] / 32],
+    dtype: "f16",
+    seed: 3,
+  });
+  return {
+    tensor: { ...weight.tensor, scales: scales.tensor },
+    at: (index) => weight.at(index) * scales.at(Math.floor(index / 32)),
+  };
+}
+
 /** [outputs, inputs] of the embedded model's products. */
 const tinyShapes = [
   [1024, 256],
@@ -55,6 +71,15 @@ const tinyShapes = [
   [1536, 256],
   [256, 768],
   [8192, 256],
+];
+
+/** [tokens, outputs, inputs] of products with quantised weights. */
+const quantizedShapes = [
+  [1, 6144, 1536],
+  [1, 4096, 4096],
+  [1, 65536, 1536],
+  [8, 6144, 1536],
+  [1024, 6144, 1536],
 ];
 
 /** [tokens, outputs, inputs]; the first token counts are those of decoding. */
@@ -75,6 +100,13 @@ export const linearCases: readonly KernelCase[] = [
   ...[1, 32].flatMap((tokens) =>
     tinyShapes.map(([outputs, inputs]) => linearCase("cpu", { tokens, inputs, outputs, dtype: "bf16" })),
   ),
+  ...(["i8", "i4"] as const).flatMap((dtype) => [
+    linearCase("cpu", { tokens: 1, inputs: 256, outputs: 8192, dtype }),
+    linearCase("cpu", { tokens: 32, inputs: 256, outputs: 1536, dtype }),
+    ...quantizedShapes.map(([tokens, outputs, inputs]) =>
+      linearCase("gpu", { tokens, inputs, outputs, dtype }),
+    ),
+  ]),
   ...gpuShapes.map(([tokens, outputs, inputs]) =>
     linearCase("gpu", { tokens, inputs, outputs, dtype: "f16" }),
   ),

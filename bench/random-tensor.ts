@@ -41,7 +41,7 @@ export function randomTensor(
 
 interface Block {
   values: Float32Array;
-  stored: Float32Array<ArrayBuffer> | Uint16Array<ArrayBuffer> | Float16Array<ArrayBuffer>;
+  stored: ArrayBufferView<ArrayBuffer>;
 }
 
 const blocks = new Map<string, Block>();
@@ -67,6 +67,15 @@ function encode(values: Float32Array<ArrayBuffer>, dtype: Dtype): Block {
       // Cut off rather than rounded: random numbers either way.
       const bits = new Uint32Array(values.buffer).map((word) => word & 0xffff0000);
       return { values: new Float32Array(bits.buffer), stored: Uint16Array.from(bits, (word) => word >>> 16) };
+    }
+    case "i8": {
+      const stored = Int8Array.from(values, (value) => 40 * value);
+      return { values: Float32Array.from(stored), stored };
+    }
+    case "i4": {
+      const whole = values.map((value) => Math.max(-8, Math.min(Math.round(3 * value), 7)));
+      const byte = (_: unknown, i: number) => whole[2 * i] + 8 + 16 * (whole[2 * i + 1] + 8);
+      return { values: whole, stored: Uint8Array.from({ length: whole.length / 2 }, byte) };
     }
     case "u32":
       throw new Error("Cannot make a random tensor: expected a floating point type, got u32");

@@ -6,7 +6,8 @@
 // multiplication: SwiftShader does vector shifts one lane at a time. Products are added to a sum in the order of k,
 // eight at a time, the same for every TOKENS.
 // inputs is a multiple of 8; rows and tokens beyond the last are read as the last and not written.
-override FORMAT: u32 = 0;     // of weight: 0 f32, 1 bf16, 2 f16
+override FORMAT: u32 = 0;     // of weight: 0 f32, 1 bf16, 2 f16, 3 i8, 4 i4
+override GROUP_EIGHTHS: u32 = 4; // of i8 and i4: consecutive inputs that share a scale (an f16), in eights
 override BIAS: u32 = 0;       // 1: adds bias
 override ACCUMULATE: u32 = 0; // 1: adds to what y holds
 override TOKENS: u32 = 8;     // 1, 2, 4 or 8
@@ -15,8 +16,9 @@ struct Params { tokens: u32, inputs: u32, outputs: u32 }
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> x: array<vec4f>;      // [tokens, inputs]
 @group(0) @binding(2) var<storage, read> weight: array<vec4u>; // [outputs, inputs]
-@group(0) @binding(3) var<storage, read> bias: array<f32>;     // [biases]
-@group(0) @binding(4) var<storage, read_write> y: array<f32>;  // [tokens, outputs]
+@group(0) @binding(3) var<storage, read> scales: array<u32>;   // [scales]
+@group(0) @binding(4) var<storage, read> bias: array<f32>;     // [biases]
+@group(0) @binding(5) var<storage, read_write> y: array<f32>;  // [tokens, outputs]
 
 /// Eight consecutive elements of a row: those of even and of odd index.
 struct Eight { even: vec4f, odd: vec4f }
@@ -28,9 +30,41 @@ fn deinterleave(a: vec4f, b: vec4f) -> Eight {
   return Eight(vec4f(a.x, a.z, b.x, b.z), vec4f(a.y, a.w, b.y, b.w));
 }
 
+/// The scale of the matrix's i-th eight. Rows are whole groups, so groups are counted through.
+fn scale(i: u32) -> f32 {
+  let group = i / GROUP_EIGHTHS;
+  let pair = unpack2x16float(scales[group / 2]);
+  return select(pair.x, pair.y, group % 2 == 1);
+}
+
+/// The matrix's i-th eight, of i8 or i4. An integer below 2^23 under the exponent of 2^23 is 2^23 + itself, exactly:
+/// bits are masked in place, and what their place makes them worth is divided out.
+fn quantized(i: u32) -> Eight {
+  let exponent = vec4u(0x4b000000);
+  let worth = scale(i);
+  if (FORMAT == 3) {
+    let words = vec2u(weight[i / 2][2 * (i % 2)], weight[i / 2][2 * (i % 2) + 1]) ^ vec2u(0x80808080);
+    let halves = vec4u(words.x, words.x >> 16, words.y, words.y >> 16);
+    return Eight(
+      (bitcast<vec4f>((halves & vec4u(0xff)) | exponent) - vec4f(0x800080)) * worth,
+      (bitcast<vec4f>((halves & vec4u(0xff00)) | exponent) - vec4f(0x808000)) * (worth * 0x1p-8),
+    );
+  }
+  let word = weight[i / 4][i % 4];
+  let halves = vec4u(word, word, word >> 16, word >> 16);
+  let even = bitcast<vec4f>((halves & vec4u(0xf, 0xf00, 0xf, 0xf00)) | exponent);
+  let odd = bitcast<vec4f>((halves & vec4u(0xf0, 0xf000, 0xf0, 0xf000)) | exponent);
+  let places = worth * vec4f(1.0, 0x1p-8, 1.0, 0x1p-8);
+  return Eight(
+    (even - vec4f(0x800008, 0x800800, 0x800008, 0x800800)) * places,
+    (odd - vec4f(0x800080, 0x808000, 0x800080, 0x808000)) * (0x1p-4 * places),
+  );
+}
+
 fn weights(row: u32, k8: u32) -> Eight {
   let i = min(row, params.outputs - 1) * (params.inputs / 8) + k8;
   if (FORMAT == 0) { return deinterleave(bitcast<vec4f>(weight[2 * i]), bitcast<vec4f>(weight[2 * i + 1])); }
+  if (FORMAT > 2) { return quantized(i); }
   let words = weight[i];
   if (FORMAT == 1) { return Eight(bitcast<vec4f>(words * 65536), bitcast<vec4f>(words & vec4u(0xffff0000))); }
   let a = unpack2x16float(words.x);

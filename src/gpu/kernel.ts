@@ -5,8 +5,15 @@
  */
 import type { Dtype, Tensor } from "./tensor.ts";
 
-/** Storage formats a binding takes; "packed" is f32, bf16 or f16 told apart by the FORMAT override. */
-export type TensorKind = "f32" | "u32" | "packed";
+/** Storage formats a binding takes; where there are several, the FORMAT override tells them apart. */
+const kinds = {
+  f32: ["f32"],
+  u32: ["u32"],
+  packed: ["f32", "bf16", "f16"],
+  /** Matrices of products; the quantised ones have `scales`. */
+  weights: ["f32", "bf16", "f16", "i8", "i4"],
+} as const satisfies Record<string, readonly Dtype[]>;
+export type TensorKind = keyof typeof kinds;
 
 export interface TensorSpec {
   readonly access: "read" | "read_write";
@@ -41,8 +48,8 @@ export interface Dispatch {
   readonly flops: number;
 }
 
-/** Value of the FORMAT override for packed tensors. */
-export const formatCode: Partial<Record<Dtype, number>> = { f32: 0, bf16: 1, f16: 2 };
+/** Value of the FORMAT override. */
+export const formatCode: Partial<Record<Dtype, number>> = { f32: 0, bf16: 1, f16: 2, i8: 3, i4: 4 };
 
 /** Reads a spec's dims from "tokens channels". */
 export function tensor(access: TensorSpec["access"], kind: TensorKind, dims: string): TensorSpec {
@@ -88,7 +95,7 @@ export function matchTensors(
 }
 
 function kindAccepts(kind: TensorKind, dtype: Dtype): boolean {
-  return kind === "packed" ? formatCode[dtype] !== undefined : kind === dtype;
+  return (kinds[kind] as readonly Dtype[]).includes(dtype);
 }
 
 /** Number of workgroups of `size` that cover `count`. */

@@ -1,9 +1,12 @@
 /** A tensor: a shape over a range of a device buffer. Plain data; copying the object shares the memory. */
 
-/** bf16 and f16 are stored two to a 32-bit word, the element of lower index in the low half. */
-export type Dtype = "f32" | "u32" | "f16" | "bf16";
+/**
+ * Formats of less than 32 bits share a word, the element of lowest index in the lowest bits. i8 is signed; i4 stores
+ * its value + 8. Both are quantised: what a number is worth is for the tensor's `scales` to say.
+ */
+export type Dtype = "f32" | "u32" | "f16" | "bf16" | "i8" | "i4";
 
-export const bytesPerElement: Record<Dtype, number> = { f32: 4, u32: 4, f16: 2, bf16: 2 };
+export const bytesPerElement: Record<Dtype, number> = { f32: 4, u32: 4, f16: 2, bf16: 2, i8: 1, i4: 0.5 };
 
 export interface DeviceBuffer {
   readonly id: number;
@@ -19,6 +22,8 @@ export interface Tensor {
   /** The range bound for kernels, in bytes; it stays the same for all `rows` of a tensor, and so do bind groups. */
   readonly offset: number;
   readonly size: number;
+  /** Of a quantised tensor: the factors of its groups of elements, which lie side by side in the last dimension. */
+  readonly scales?: Tensor;
 }
 
 let nextBufferId = 0;

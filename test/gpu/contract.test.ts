@@ -10,6 +10,7 @@ const elementTypes: Record<string, string[]> = {
   f32: ["f32", "vec2<f32>", "vec4<f32>", "vec2f", "vec4f"],
   u32: ["u32", "vec4<u32>", "vec4u"],
   packed: ["vec4<u32>", "vec2<u32>", "u32", "vec4u", "vec2u"],
+  weights: ["vec4u", "u32"],
 };
 
 interface Binding {

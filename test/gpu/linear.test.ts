@@ -2,7 +2,17 @@ import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import type { GpuTraits } from "../../src/gpu/gpu.ts";
 import { linear } from "../../src/gpu/kernels/linear.ts";
 import { type Dtype, rows } from "../../src/gpu/tensor.ts";
-import { assertClose, normals, output, rounded, runTwice, testGpu, upload } from "../support/gpu.ts";
+import {
+  assertClose,
+  normals,
+  output,
+  rounded,
+  runTwice,
+  testGpu,
+  uniforms,
+  upload,
+  uploadQuantized,
+} from "../support/gpu.ts";
 
 const gpu = await testGpu();
 // With checks on, SwiftShader takes seconds to compile a kernel that has much workgroup memory: it zeroes word by word.
@@ -22,19 +32,42 @@ interface Case {
   dtype: Dtype;
   bias?: boolean;
   accumulate?: boolean;
+  /** Inputs that share a scale, of i8 and i4; 32 by default. */
+  group?: number;
 }
 
 interface Operands {
   x: Float64Array;
+  /** What the weights are worth, and of quantised ones the integers and scales of which that is the product. */
   weight: Float64Array;
   bias: Float64Array;
   before: Float64Array;
+  quantized?: { values: Int8Array; scales: Float64Array; dtype: "i8" | "i4" };
 }
 
-function operands({ tokens, inputs, outputs, dtype }: Case): Operands {
+/** Every integer of the format, and scales of either sign: f16 ones whose products are floats without rounding. */
+function quantizedWeight({ inputs, outputs, dtype, group = 32 }: Case) {
+  if (dtype !== "i8" && dtype !== "i4") throw new Error(`${dtype} is not quantised`);
+  const [least, count] = dtype === "i8" ? [-128, 256] : [-8, 16];
+  const random = uniforms(2);
+  const values = Int8Array.from({ length: outputs * inputs }, () => least + Math.floor(random() * count));
+  const scales = rounded(normals(5, (outputs * inputs) / group, 2 / count), "f16");
   return {
+    values,
+    scales,
+    dtype,
+    weight: Float64Array.from(values, (v, i) => v * scales[Math.floor(i / group)]),
+  };
+}
+
+function operands(shape: Case): Operands {
+  const { tokens, inputs, outputs, dtype } = shape;
+  const isQuantized = dtype === "i8" || dtype === "i4";
+  const quantized = isQuantized ? quantizedWeight(shape) : undefined;
+  return {
+    quantized,
     x: rounded(normals(1, tokens * inputs), "f32"),
-    weight: rounded(normals(2, outputs * inputs), dtype),
+    weight: quantized?.weight ?? rounded(normals(2, outputs * inputs), dtype),
     bias: rounded(normals(3, outputs, 5), "f32"),
     before: rounded(normals(4, tokens * outputs, 5), "f32"),
   };
@@ -58,7 +91,10 @@ function reference(shape: Case, { x, weight, bias, before }: Operands): Float64A
 async function run(traits: GpuTraits, shape: Case, values: Operands): Promise<Float32Array> {
   const { tokens, inputs, outputs, dtype, accumulate } = shape;
   const x = upload(gpu, "x", [tokens, inputs], values.x);
-  const weight = upload(gpu, "weight", [outputs, inputs], values.weight, dtype);
+  const { quantized } = values;
+  const weight = quantized
+    ? uploadQuantized(gpu, "weight", [outputs, inputs], quantized)
+    : upload(gpu, "weight", [outputs, inputs], values.weight, dtype);
   const bias = shape.bias ? upload(gpu, "bias", [outputs], values.bias) : undefined;
   const y = output(gpu, "y", [tokens, outputs], accumulate ? values.before : undefined);
   return (await runTwice(gpu, [linear(traits, { x, weight, y, bias, accumulate })], { y })).y;
@@ -84,15 +120,22 @@ const few: Case[] = [
   { tokens: 3, inputs: 24, outputs: 7, dtype: "f32" },
   { tokens: 5, inputs: 776, outputs: 19, dtype: "bf16" },
   { tokens: 8, inputs: 64, outputs: 130, dtype: "f32", accumulate: true },
+  { tokens: 1, inputs: 96, outputs: 65, dtype: "i8" },
+  { tokens: 3, inputs: 320, outputs: 13, dtype: "i8", group: 64, bias: true },
+  { tokens: 1, inputs: 32, outputs: 1, dtype: "i4", bias: true, accumulate: true },
+  { tokens: 1, inputs: 800, outputs: 70, dtype: "i4" },
+  { tokens: 4, inputs: 192, outputs: 21, dtype: "i4", group: 64 },
 ];
 const many: Case[] = [
   { tokens: 21, inputs: 104, outputs: 67, dtype: "bf16" },
   { tokens: 70, inputs: 40, outputs: 129, dtype: "f16", bias: true, accumulate: true },
   { tokens: 9, inputs: 256, outputs: 33, dtype: "f32", bias: true },
+  { tokens: 65, inputs: 320, outputs: 31, dtype: "i8", group: 64, bias: true },
+  { tokens: 17, inputs: 96, outputs: 67, dtype: "i4", accumulate: true },
 ];
 
-function describeCase({ tokens, inputs, outputs, dtype, bias, accumulate }: Case): string {
-  const added = `${bias ? " + bias" : ""}${accumulate ? " + y" : ""}`;
+function describeCase({ tokens, inputs, outputs, dtype, bias, accumulate, group }: Case): string {
+  const added = `${group ? ` in groups of ${group}` : ""}${bias ? " + bias" : ""}${accumulate ? " + y" : ""}`;
   return `${tokens} x ${inputs} -> ${outputs} ${dtype}${added}`;
 }
 
@@ -161,6 +204,26 @@ describe("linear", () => {
       expect(Math.max(across, down)).toBeLessThanOrEqual(65535);
       expect(across * down).toBeGreaterThanOrEqual(524_289 / 8);
     }
+  });
+
+  test("refuses quantised weights without the scales they need", () => {
+    const x = upload(gpu, "x", [1, 96], new Float32Array(96));
+    const y = output(gpu, "y", [1, 2]);
+    const values = new Int8Array(192);
+    const refusal = (scales: number) => {
+      const weight = uploadQuantized(gpu, "w", [2, 96], {
+        values,
+        scales: new Float32Array(scales),
+        dtype: "i4",
+      });
+      return () => linear(gpu.traits, { x, weight, y });
+    };
+    expect(refusal(6)).not.toThrow();
+    expect(refusal(2)).toThrow(
+      "Cannot run linear: expected f16 scales [2, 96 / 32 or 64] with i4 weights, got f16 [2, 1] (w)",
+    );
+    const bare = upload(gpu, "w", [2, 96], values, "i8");
+    expect(() => linear(gpu.traits, { x, weight: bare, y })).toThrow("with i8 weights, got none (w)");
   });
 
   test("names the tensor that does not fit", () => {

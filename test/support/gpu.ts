@@ -59,8 +59,29 @@ export function upload(
   if (values.length !== elementCount(shape))
     throw new Error(`${name}: ${values.length} values for [${shape.join()}]`);
   const created = createTensor(gpu.device, { name, dtype, shape });
-  writeTensor(gpu.device, created, encode(values, dtype));
+  writeTensor(gpu.device, created, wholeWords(encode(values, dtype)));
   return created;
+}
+
+/** Padded with zeros to a multiple of 4 bytes, as buffer writes want it. */
+function wholeWords(data: ArrayBufferView): Uint8Array {
+  const padded = new Uint8Array(Math.ceil(data.byteLength / 4) * 4);
+  padded.set(new Uint8Array(data.buffer, data.byteOffset, data.byteLength));
+  return padded;
+}
+
+/** A quantised matrix of integers, [rows, columns], with its scales, [rows, groups of columns]. */
+export function uploadQuantized(
+  gpu: Gpu,
+  name: string,
+  shape: number[],
+  { values, scales, dtype }: { values: ArrayLike<number>; scales: ArrayLike<number>; dtype: "i8" | "i4" },
+): Tensor {
+  const scaleShape = [shape[0], scales.length / shape[0]];
+  return {
+    ...upload(gpu, name, shape, values, dtype),
+    scales: upload(gpu, `${name}.scales`, scaleShape, scales, "f16"),
+  };
 }
 
 /** An output: NaN inside (or the given values), a pattern before and behind that must survive. */
@@ -139,7 +160,13 @@ function encode(values: ArrayLike<number>, dtype: Dtype): ArrayBufferView {
   if (dtype === "u32") return Uint32Array.from(values);
   if (dtype === "f32") return Float32Array.from(values);
   if (dtype === "f16") return Float16Array.from(values);
+  if (dtype === "i8") return Int8Array.from(values);
+  if (dtype === "i4") return Uint8Array.from({ length: values.length / 2 }, (_, i) => nibbles(values, 2 * i));
   return Uint16Array.from(values, (value) => bf16Bits(value));
+}
+
+function nibbles(values: ArrayLike<number>, first: number): number {
+  return values[first] + 8 + 16 * (values[first + 1] + 8);
 }
 
 function decode(bytes: ArrayBuffer, { dtype, offset, shape }: Tensor): Float32Array {

@@ -1,6 +1,9 @@
 import type { GpuTraits } from "../gpu.ts";
 import { type Dispatch, formatCode, groups, type KernelSpec, matchTensors, tensor } from "../kernel.ts";
-import { bytesPerElement, flatten, type Tensor } from "../tensor.ts";
+import { bytesPerElement, elementCount, flatten, type Tensor } from "../tensor.ts";
+
+/** How many inputs of a row may share a scale. */
+export const quantizationGroups = [32, 64] as const;
 
 export const linearSpec: KernelSpec = {
   name: "linear",
@@ -8,7 +11,8 @@ export const linearSpec: KernelSpec = {
   params: { tokens: "u32", inputs: "u32", outputs: "u32" },
   tensors: {
     x: tensor("read", "f32", "tokens inputs"),
-    weight: tensor("read", "packed", "outputs inputs"),
+    weight: tensor("read", "weights", "outputs inputs"),
+    scales: tensor("read", "packed", "scales"),
     bias: tensor("read", "f32", "biases"),
     y: tensor("read_write", "f32", "tokens outputs"),
   },
@@ -16,6 +20,7 @@ export const linearSpec: KernelSpec = {
 
 export interface LinearOptions {
   x: Tensor;
+  /** If it is quantised, its scales are f16 [outputs, groups of inputs]. */
   weight: Tensor;
   y: Tensor;
   /** [outputs] */
@@ -40,7 +45,9 @@ type Variant = Pick<Dispatch, "file" | "constants" | "replace" | "workgroups">;
  */
 export function linear(traits: GpuTraits, options: LinearOptions): Dispatch {
   const { x, weight, y } = options;
-  const tensors = { x, weight, bias: options.bias ?? flatten(x), y };
+  const unread = flatten(x);
+  const scales = weight.scales ? flatten(weight.scales) : unread;
+  const tensors = { x, weight, scales, bias: options.bias ?? unread, y };
   const { tokens, inputs, outputs } = matchTensors(linearSpec, tensors);
   checkSizes(options, inputs, outputs);
   const variant = chooseVariant(traits, { tokens, inputs, outputs });
@@ -51,11 +58,12 @@ export function linear(traits: GpuTraits, options: LinearOptions): Dispatch {
       FORMAT: formatCode[weight.dtype] ?? 0,
       BIAS: options.bias ? 1 : 0,
       ACCUMULATE: options.accumulate ? 1 : 0,
+      ...groupConstants(weight),
       ...variant.constants,
     },
     tensors,
     params: { tokens, inputs, outputs },
-    bytes: outputs * inputs * bytesPerElement[weight.dtype] + 4 * tokens * (inputs + outputs),
+    bytes: weightBytes(weight) + 4 * tokens * (inputs + outputs),
     flops: 2 * tokens * inputs * outputs,
   };
 }
@@ -71,6 +79,26 @@ function checkSizes({ weight, bias }: LinearOptions, inputs: number, outputs: nu
       `Cannot run linear: expected bias [${outputs}], got [${bias.shape[0]}] (${bias.name})`,
     );
   }
+}
+
+/** Inputs that share a scale, in eights. Throws TypeError unless scales are there for a quantised matrix and fit it. */
+function groupConstants({ name, dtype, shape, scales }: Tensor): Record<string, number> {
+  if (dtype !== "i8" && dtype !== "i4") return {};
+  const [outputs, inputs] = shape;
+  const [rows, groupCount] = scales?.dtype === "f16" ? scales.shape : [];
+  const size = inputs / groupCount;
+  if (rows !== outputs || !quantizationGroups.some((group) => group === size)) {
+    const expected = `f16 scales [${outputs}, ${inputs} / ${quantizationGroups.join(" or ")}]`;
+    const found = scales ? `${scales.dtype} [${scales.shape.join(", ")}]` : "none";
+    throw new TypeError(
+      `Cannot run linear: expected ${expected} with ${dtype} weights, got ${found} (${name})`,
+    );
+  }
+  return { GROUP_EIGHTHS: size / 8 };
+}
+
+function weightBytes({ shape, dtype, scales }: Tensor): number {
+  return elementCount(shape) * bytesPerElement[dtype] + (scales ? weightBytes(scales) : 0);
 }
 
 const matvecTokensMax = 8;
