@@ -5,6 +5,10 @@ import { attentionSpec } from "./attention.ts";
 import { kvWriteSpec } from "./kv-write.ts";
 import { linearSpec } from "./linear.ts";
 import { addSpec } from "./add.ts";
+import { attentionDecodeSpec } from "./attention-decode.ts";
+import { combineLinearSpec } from "./combine-linear.ts";
+import { fusedLinearSpec } from "./fused-linear.ts";
+import { qkvDecodeSpec } from "./qkv-decode.ts";
 import { adjustLogitsSpec } from "./adjust-logits.ts";
 import { embeddingSpec } from "./embedding.ts";
 import { gatedActivationSpec } from "./gated-activation.ts";
@@ -26,4 +30,8 @@ export const kernelSpecs: readonly KernelSpec[] = [
   rotarySpec,
   sampleSpec,
   sigmoidGateSpec,
+  fusedLinearSpec,
+  qkvDecodeSpec,
+  attentionDecodeSpec,
+  combineLinearSpec,
 ];

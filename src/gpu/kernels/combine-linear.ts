@@ -1,0 +1,108 @@
+import type { GpuTraits } from "../gpu.ts";
+import { type Dispatch, formatCode, groups, type KernelSpec, matchTensors, tensor } from "../kernel.ts";
+import { bytesPerElement, flatten, type Tensor } from "../tensor.ts";
+import { sharesRow } from "./attention-decode.ts";
+import { chooseTeams, groupGrid, type Teams, teamConsts, tokenCount } from "./teams.ts";
+import { checkMultiple } from "./token-grid.ts";
+
+export const combineLinearSpec: KernelSpec = {
+  name: "combine-linear",
+  files: ["combine-linear"],
+  params: {
+    tokens: "u32",
+    outputs: "u32",
+    head_dim: "u32",
+    splits: "u32",
+    gate_row: "u32",
+    gate_offset: "u32",
+  },
+  tensors: {
+    shares: tensor("read", "f32", "tokens share_row"),
+    gate: tensor("read", "f32", "tokens gate_row"),
+    weight: tensor("read", "packed", "outputs inputs"),
+    bias: tensor("read", "f32", "biases"),
+    y: tensor("read_write", "f32", "tokens outputs"),
+  },
+};
+
+export interface CombineLinearOptions {
+  /** f32 [tokens, sharesRow(heads, splits, headDim)], from `attentionDecode` with more than one split. */
+  shares: Tensor;
+  splits: number;
+  headDim: number;
+  /** [outputs, heads * headDim] */
+  weight: Tensor;
+  /** f32 [tokens, outputs] */
+  y: Tensor;
+  /** f32 [tokens, gate_row]: attention's result is multiplied by the sigmoid of heads * headDim columns. */
+  gate?: { tensor: Tensor; offset: number };
+  /** f32 [outputs] */
+  bias?: Tensor;
+  /** Adds to what y holds: a residual connection. */
+  accumulate?: boolean;
+}
+
+/** Most values of attention's result that a workgroup holds. */
+const heldMax = 6144;
+
+/** Whether `combineLinear` takes so many tokens at once. */
+export function combineFits(tokens: number, inputs: number): boolean {
+  return tokenCount(tokens) * inputs <= heldMax;
+}
+
+/** Adds up the shares of `attentionDecode` and multiplies the result with the output projection. */
+export function combineLinear(traits: GpuTraits, options: CombineLinearOptions, given?: Teams): Dispatch {
+  const { shares, weight, y, gate, bias, headDim, splits } = options;
+  const filler = flatten(shares);
+  const tensors = {
+    shares,
+    gate: gate?.tensor ?? shares,
+    weight,
+    bias: bias ?? filler,
+    y,
+  };
+  const sizes = matchTensors(combineLinearSpec, tensors);
+  check(options, sizes);
+  const { tokens, inputs, outputs } = sizes;
+  const teams = given ?? chooseTeams(traits, { tokens, rows: outputs, inputs, rowsStep: 1 });
+  return {
+    spec: combineLinearSpec,
+    file: "combine-linear",
+    constants: {
+      FORMAT: formatCode[weight.dtype] ?? 0,
+      GATED: gate ? 1 : 0,
+      BIAS: bias ? 1 : 0,
+      ACCUMULATE: options.accumulate ? 1 : 0,
+    },
+    replace: { ...teamConsts(traits, teams, { tokens, inputs }), INPUTS: String(inputs) },
+    tensors,
+    params: {
+      tokens,
+      outputs,
+      head_dim: headDim,
+      splits,
+      gate_row: sizes.gate_row,
+      gate_offset: gate?.offset ?? 0,
+    },
+    workgroups: groupGrid(groups(outputs, teams.rows * teams.count)),
+    bytes: outputs * inputs * bytesPerElement[weight.dtype] + 4 * tokens * (inputs + outputs),
+    flops: 2 * tokens * inputs * outputs,
+  };
+}
+
+function check(options: CombineLinearOptions, sizes: Readonly<Record<string, number>>): void {
+  const { splits, headDim, gate, bias } = options;
+  const { tokens, inputs, outputs } = sizes;
+  checkMultiple("combine-linear", "headDim", headDim, 8);
+  checkMultiple("combine-linear", "inputs", inputs, headDim);
+  checkMultiple("combine-linear", "the offset of gate", gate?.offset ?? 0, 4);
+  const expect = (what: string, holds: boolean, found: number) => {
+    if (!holds) throw new TypeError(`Cannot run combine-linear: expected ${what}, got ${found}`);
+  };
+  const row = sharesRow(inputs / headDim, splits, headDim);
+  expect(`share_row = ${row}`, sizes.share_row === row, sizes.share_row);
+  expect(`tokens of at most ${heldMax} inputs together`, combineFits(tokens, inputs), tokens * inputs);
+  const end = (gate?.offset ?? 0) + inputs;
+  if (gate) expect(`gate to have at least ${end} columns`, end <= sizes.gate_row, sizes.gate_row);
+  if (bias) expect(`bias [${outputs}]`, sizes.biases === outputs, sizes.biases);
+}

@@ -1,0 +1,151 @@
+import { describe, expect, setDefaultTimeout, test } from "bun:test";
+import {
+  attentionDecode,
+  type AttentionDecodeShape,
+  sharesRow,
+} from "../../src/gpu/kernels/attention-decode.ts";
+import { type CombineLinearOptions, combineLinear } from "../../src/gpu/kernels/combine-linear.ts";
+import { createTensor, type Dtype } from "../../src/gpu/tensor.ts";
+import { assertClose, normals, output, rounded, runTwice, testGpu, upload } from "../support/gpu.ts";
+import { type Batch, type Geometry, pagedBatch, type Sequence } from "../support/paged-batch.ts";
+
+const gpu = await testGpu();
+setDefaultTimeout(60_000);
+
+// As for attention; the product behind it averages its errors.
+const tolerance = { relativeRms: 2e-6, worst: 2e-5 };
+
+const plain: Geometry = { heads: 2, kvHeads: 2, headDim: 16, blockSize: 4, dtype: "f32", scale: 0.25 };
+
+/** The last position as the only query. */
+function decode(seed: number, prefix: number, context: number): Sequence {
+  return { seed, prefix, context, firstQuery: context - 1 };
+}
+
+const ragged = [
+  decode(2, 5, 21),
+  decode(3, 0, 1),
+  { seed: 4, prefix: 9, context: 9, firstQuery: 6 }, // queries inside a prefix see keys behind them
+  decode(5, 40, 70),
+];
+
+const geometries: Record<string, Partial<Geometry>> = {
+  plain: {},
+  "grouped heads 8/2": { heads: 8, kvHeads: 2 },
+  "grouped heads 6/1, head_dim 8, blocks of 1": { heads: 6, kvHeads: 1, headDim: 8, blockSize: 1 },
+  "head_dim 24, bf16": { headDim: 24, dtype: "bf16" },
+  "head_dim 64, f16, blocks of 16": { headDim: 64, blockSize: 16, dtype: "f16", scale: 0.125 },
+  "soft cap": { softCap: 2 },
+  "window 3": { window: 3 },
+  "scores that would overflow": { scale: 60 },
+};
+
+async function attended(
+  batch: Batch,
+  options: { gateOffset?: number } = {},
+  shape?: Partial<AttentionDecodeShape>,
+): Promise<Float32Array> {
+  const dispatch = attentionDecode(gpu.traits, { ...batch.options, ...options, splits: 1 }, shape);
+  return (await runTwice(gpu, [dispatch], { y: batch.options.y })).y;
+}
+
+interface Projection {
+  splits: number;
+  outputs: number;
+  dtype?: Dtype;
+  accumulate?: boolean;
+  bias?: boolean;
+  /** First column of q that gates, as an offset. */
+  gateOffset?: number;
+}
+
+/** Attention in shares, then the product that adds them up; and what it should be. */
+async function projected(geometry: Geometry, sequences: Sequence[], projection: Projection) {
+  const { heads, headDim } = geometry;
+  const { splits, outputs, dtype = "f32", gateOffset } = projection;
+  const batch = pagedBatch(gpu, geometry, sequences);
+  const [tokens, row] = batch.options.y.shape;
+  const weights = rounded(normals(50, outputs * row, row ** -0.5), dtype);
+  const before = rounded(normals(51, tokens * outputs), "f32");
+  const biases = rounded(normals(52, outputs), "f32");
+  const gates = rounded(normals(53, tokens * row), "f32");
+  const y = output(gpu, "y", [tokens, outputs], projection.accumulate ? before : undefined);
+  const width = sharesRow(heads, splits, headDim);
+  const shares = createTensor(gpu.device, { name: "shares", dtype: "f32", shape: [tokens, width] });
+  const combine: CombineLinearOptions = {
+    shares,
+    splits,
+    headDim,
+    weight: upload(gpu, "weight", [outputs, row], weights, dtype),
+    y,
+    gate:
+      gateOffset === undefined ? undefined : { tensor: upload(gpu, "gate", [tokens, row], gates), offset: 0 },
+    bias: projection.bias ? upload(gpu, "bias", [outputs], biases) : undefined,
+    accumulate: projection.accumulate,
+  };
+  const attention = attentionDecode(gpu.traits, { ...batch.options, y: shares, splits }, { splitKeys: 8 });
+  const result = (await runTwice(gpu, [attention, combineLinear(gpu.traits, combine)], { y })).y;
+  const expected = Float64Array.from({ length: tokens * outputs }, (_, at) => {
+    const [t, n] = [Math.floor(at / outputs), at % outputs];
+    let sum = (projection.accumulate ? before[at] : 0) + (projection.bias ? biases[n] : 0);
+    for (let c = 0; c < row; c++) {
+      const gate = gateOffset === undefined ? 1 : 1 / (1 + Math.exp(-gates[t * row + c]));
+      sum += batch.expected[t * row + c] * gate * weights[n * row + c];
+    }
+    return sum;
+  });
+  return { result, expected };
+}
+
+describe("attention-decode", () => {
+  for (const [name, change] of Object.entries(geometries)) {
+    const geometry = { ...plain, ...change };
+    const factor = geometry.scale > 1 ? 240 : 1;
+    const allowed = { relativeRms: tolerance.relativeRms * factor, worst: tolerance.worst * factor };
+
+    test(`whole: ${name}`, async () => {
+      const batch = pagedBatch(gpu, geometry, ragged);
+      assertClose(await attended(batch), batch.expected, allowed);
+    });
+
+    test(`in shares: ${name}`, async () => {
+      const { result, expected } = await projected(geometry, ragged.slice(0, 3), { splits: 5, outputs: 9 });
+      assertClose(result, expected, allowed);
+    });
+  }
+
+  test("more keys than all shares take at a time", async () => {
+    const { result, expected } = await projected(plain, [decode(1, 0, 700)], { splits: 3, outputs: 32 });
+    assertClose(result, expected, tolerance);
+  });
+
+  test("other shapes of a workgroup", async () => {
+    const batch = pagedBatch(gpu, { ...plain, headDim: 32 }, ragged);
+    const shape = { lanes: 32, keyLanes: 2, keys: 4 };
+    assertClose(await attended(batch, {}, shape), batch.expected, tolerance);
+  });
+
+  test("gates, bias, residual", async () => {
+    for (const dtype of ["bf16", "f16"] as const) {
+      const { result, expected } = await projected(plain, [decode(2, 5, 21)], {
+        splits: 4,
+        outputs: 21,
+        dtype,
+        accumulate: true,
+        bias: true,
+        gateOffset: 0,
+      });
+      assertClose(result, expected, tolerance);
+    }
+  });
+
+  test("a token's result is the same alone as in a batch, bit for bit", async () => {
+    const together = await attended(pagedBatch(gpu, plain, ragged));
+    let at = 0;
+    for (const sequence of ragged) {
+      const alone = await attended(pagedBatch(gpu, plain, [sequence]));
+      expect(alone).toEqual(together.slice(at, at + alone.length));
+      at += alone.length;
+    }
+  });
+});

@@ -1,0 +1,217 @@
+// attention-decode: y[t, h] = sum over visible keys j of softmax_j(cap(scale * q[t, h] . k[j])) * v[j], or shares of it
+//
+// For few queries, each on its own, on a GPU with subgroups of KEY_LANES lanes or more. A workgroup has a share (split) of a
+// query's keys, and HEADS query heads that share their kv head, so that keys and values are loaded once for them. KEY_LANES
+// lanes have a key at a time, KEYS keys in flight; each such team keeps a running maximum, sum and weighted mean, folded in
+// workgroup memory at the end. A query takes as many splits as it has multiples of split_keys keys, at most all; what is left
+// over writes nothing. With PARTIAL a share leaves its values relative to its maximum, then [maximum, sum of weights, number of
+// splits taken, 0]; combine-linear and attention-combine add them up. Otherwise there is one split, which finishes the result
+// and applies the gate. Bound by the latency of the cache for one query, by its bandwidth for many.
+enable subgroups;
+override FORMAT: u32 = 0;  // of kv; 0: f32, 1: bf16, 2: f16
+override PARTIAL: u32 = 0; // 1: y is [token, head, split, head_dim + 4]
+override GATED: u32 = 0;   // 1: a finished result is multiplied by sigmoid(gate)
+const HEADS: u32 = 1;
+const HEAD_EIGHTHS: u32 = 16; // head_dim / 8
+const KEY_LANES: u32 = 4;     // a power of two
+const KEYS: u32 = 2;
+const LANES: u32 = 64;        // a multiple of KEY_LANES
+const LOWEST: f32 = -3e38;
+struct Params {
+  tokens: u32, heads: u32, kv_heads: u32, q_row: u32, q_offset: u32, gate_offset: u32, block_size: u32,
+  blocks_per_sequence: u32, window: u32, splits: u32, split_keys: u32, scale: f32, soft_cap: f32
+}
+@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(1) var<storage, read> q: array<vec4f>;           // [tokens, q_row]
+@group(0) @binding(2) var<storage, read> kv: array<vec4u>;          // [blocks, 2, block_size, kv_channels]
+@group(0) @binding(3) var<storage, read> tokens_meta: array<vec4u>; // [tokens, 4]
+@group(0) @binding(4) var<storage, read> sequences: array<vec4u>;   // [sequences, 4]
+@group(0) @binding(5) var<storage, read> block_tables: array<u32>;  // [sequences, blocks_per_sequence]
+@group(0) @binding(6) var<storage, read_write> y: array<vec4f>;     // [tokens, y_row]
+
+const TEAMS: u32 = LANES / KEY_LANES;
+const SHARE: u32 = (HEAD_EIGHTHS + KEY_LANES - 1) / KEY_LANES; // eighths of a lane
+const SLICE: u32 = 2 * HEAD_EIGHTHS; // vec4f of a head
+var<workgroup> mosts: array<f32, HEADS * TEAMS>;
+var<workgroup> weights: array<f32, HEADS * TEAMS>;
+var<workgroup> values: array<vec4f, TEAMS * SLICE>; // of one head: [team, slice]
+
+/// Eight consecutive elements.
+struct Eight { a: vec4f, b: vec4f }
+
+/// The same as stored; 16-bit elements leave b empty.
+struct Words { a: vec4u, b: vec4u }
+
+fn load(i: u32) -> Words {
+  if (FORMAT == 0) { return Words(kv[2 * i], kv[2 * i + 1]); }
+  return Words(kv[i], vec4u());
+}
+
+fn widened(words: Words) -> Eight {
+  if (FORMAT == 0) { return Eight(bitcast<vec4f>(words.a), bitcast<vec4f>(words.b)); }
+  if (FORMAT == 1) {
+    let even = bitcast<vec4f>(words.a << vec4u(16));
+    let odd = bitcast<vec4f>(words.a & vec4u(0xffff0000));
+    return Eight(vec4f(even.x, odd.x, even.y, odd.y), vec4f(even.z, odd.z, even.w, odd.w));
+  }
+  return Eight(
+    vec4f(unpack2x16float(words.a.x), unpack2x16float(words.a.y)),
+    vec4f(unpack2x16float(words.a.z), unpack2x16float(words.a.w)),
+  );
+}
+
+/// First and last key that the query at `position` sees.
+fn visible(position: u32, prefix: u32, context: u32) -> vec2u {
+  var first = 0u;
+  var last = position;
+  if (position < prefix) { last = max(last, min(prefix, context) - 1); }
+  if (params.window > 0) {
+    first = position - min(position, params.window - 1);
+    last = min(last, position + params.window - 1);
+  }
+  return vec2u(first, last);
+}
+
+/// cap * tanh(score / cap), in a form that neither overflows nor depends on the driver's tanh.
+fn capped(score: f32) -> f32 {
+  if (params.soft_cap == 0.0) { return score; }
+  let x = clamp(score / params.soft_cap, -10.0, 10.0);
+  return params.soft_cap * (1.0 - 2.0 / (exp(2.0 * x) + 1.0));
+}
+
+/// The exponent is never positive, so nothing overflows.
+fn sigmoid(x: vec4f) -> vec4f {
+  let e = exp(-abs(x));
+  return select(vec4f(1.0), e, x < vec4f(0.0)) / (1.0 + e);
+}
+
+/// Sum over the KEY_LANES lanes of a key.
+fn team_sum(value: f32) -> f32 {
+  var sum = value;
+  for (var mask = KEY_LANES / 2; mask > 0; mask /= 2) { sum += subgroupShuffleXor(sum, mask); }
+  return sum;
+}
+
+/// Where a key's row begins in the cache, in eighths.
+fn row_of(key: u32, table: u32, kv_head: u32) -> u32 {
+  let block = block_tables[table + key / params.block_size];
+  let row = block * 2 * params.block_size + key % params.block_size;
+  return (row * params.kv_heads + kv_head) * HEAD_EIGHTHS;
+}
+
+@compute @workgroup_size(LANES)
+fn main(@builtin(workgroup_id) place: vec3u, @builtin(local_invocation_id) local: vec3u) {
+  let head = place.x * HEADS;
+  let token = place.y;
+  let split = place.z;
+  let info = tokens_meta[token];
+  let sequence = sequences[info.z];
+  let keys = visible(info.x, sequence.x, sequence.y);
+  let count = keys.y - keys.x + 1;
+  let taken = clamp((count + params.split_keys - 1) / params.split_keys, 1u, params.splits);
+  if (split >= taken) { return; }
+  let share = (count + taken - 1) / taken;
+  let begin = keys.x + split * share;
+  let end = min(begin + share, keys.y + 1);
+  let table = info.z * params.blocks_per_sequence;
+  let kv_head = head / (params.heads / params.kv_heads);
+  let to_values = params.block_size * params.kv_heads * HEAD_EIGHTHS;
+  let team = local.x / KEY_LANES;
+  let part = local.x % KEY_LANES; // has eighths part, part + KEY_LANES, ...
+
+  var query: array<Eight, HEADS * SHARE>;
+  for (var h = 0u; h < HEADS; h++) {
+    for (var e = 0u; e < SHARE; e++) {
+      let eighth = part + e * KEY_LANES;
+      let at = (token * params.q_row + params.q_offset) / 4 + (head + h) * SLICE + 2 * min(eighth, HEAD_EIGHTHS - 1);
+      let factor = select(0.0, params.scale, eighth < HEAD_EIGHTHS);
+      query[h * SHARE + e] = Eight(q[at] * factor, q[at + 1] * factor);
+    }
+  }
+  var sums: array<Eight, HEADS * SHARE>;
+  var weight: array<f32, HEADS>;
+  var most: array<f32, HEADS>;
+  for (var h = 0u; h < HEADS; h++) { most[h] = LOWEST; }
+  for (var base = begin; base < end; base += TEAMS * KEYS) {
+    var k: array<Words, KEYS * SHARE>;
+    var v: array<Words, KEYS * SHARE>;
+    for (var u = 0u; u < KEYS; u++) {
+      let row = row_of(min(base + u * TEAMS + team, end - 1), table, kv_head);
+      for (var e = 0u; e < SHARE; e++) {
+        let eighth = row + min(part + e * KEY_LANES, HEAD_EIGHTHS - 1);
+        k[u * SHARE + e] = load(eighth);
+        v[u * SHARE + e] = load(eighth + to_values);
+      }
+    }
+    for (var h = 0u; h < HEADS; h++) {
+      var scores: array<f32, KEYS>;
+      var most_now = most[h];
+      for (var u = 0u; u < KEYS; u++) {
+        var product = vec4f();
+        for (var e = 0u; e < SHARE; e++) {
+          let key = widened(k[u * SHARE + e]);
+          product += query[h * SHARE + e].a * key.a + query[h * SHARE + e].b * key.b;
+        }
+        let score = capped(team_sum(dot(product, vec4f(1.0))));
+        scores[u] = select(LOWEST, score, base + u * TEAMS + team < end);
+        most_now = max(most_now, scores[u]);
+      }
+      let keep = exp(most[h] - most_now);
+      most[h] = most_now;
+      weight[h] *= keep;
+      for (var e = 0u; e < SHARE; e++) {
+        sums[h * SHARE + e].a *= keep;
+        sums[h * SHARE + e].b *= keep;
+      }
+      for (var u = 0u; u < KEYS; u++) {
+        let p = select(0.0, exp(scores[u] - most_now), base + u * TEAMS + team < end);
+        weight[h] += p;
+        for (var e = 0u; e < SHARE; e++) {
+          let value = widened(v[u * SHARE + e]);
+          sums[h * SHARE + e].a += p * value.a;
+          sums[h * SHARE + e].b += p * value.b;
+        }
+      }
+    }
+  }
+
+  if (part == 0) {
+    for (var h = 0u; h < HEADS; h++) {
+      mosts[h * TEAMS + team] = most[h];
+      weights[h * TEAMS + team] = weight[h];
+    }
+  }
+  for (var h = 0u; h < HEADS; h++) {
+    workgroupBarrier();
+    var most_all = LOWEST;
+    for (var i = 0u; i < TEAMS; i++) { most_all = max(most_all, mosts[h * TEAMS + i]); }
+    let factor = exp(most[h] - most_all);
+    for (var e = 0u; e < SHARE; e++) {
+      let eighth = part + e * KEY_LANES;
+      if (eighth < HEAD_EIGHTHS) {
+        values[team * SLICE + 2 * eighth] = sums[h * SHARE + e].a * factor;
+        values[team * SLICE + 2 * eighth + 1] = sums[h * SHARE + e].b * factor;
+      }
+    }
+    workgroupBarrier();
+    var weight_all = 0.0;
+    for (var i = 0u; i < TEAMS; i++) { weight_all += weights[h * TEAMS + i] * exp(mosts[h * TEAMS + i] - most_all); }
+    let y_head = token * params.heads + head + h;
+    let share_at = (y_head * params.splits + split) * (SLICE + 1);
+    for (var c = local.x; c < SLICE; c += LANES) {
+      var sum = vec4f();
+      for (var i = 0u; i < TEAMS; i++) { sum += values[i * SLICE + c]; }
+      if (PARTIAL == 1) {
+        y[share_at + c] = sum;
+      } else {
+        var result = sum / weight_all;
+        if (GATED == 1) {
+          let gate = (token * params.q_row + params.gate_offset) / 4 + (head + h) * SLICE + c;
+          result *= sigmoid(q[gate]);
+        }
+        y[y_head * SLICE + c] = result;
+      }
+    }
+    if (PARTIAL == 1 && local.x == 0) { y[share_at + SLICE] = vec4f(most_all, weight_all, f32(taken), 0.0); }
+  }
+}

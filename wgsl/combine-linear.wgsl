@@ -1,0 +1,175 @@
+// combine-linear: y[t, n] = a[t] . weight[n] (+ bias[n]) (+ y[t, n]), a = attention's result out of the shares of attention-decode
+//
+// For few tokens on a GPU with subgroups of any size. Every workgroup first adds up the shares of all heads in its memory,
+// while its first weights are under way, times sigmoid(gate) where there are gates; then the product as in fused-linear.
+// Bound by memory. inputs, heads * head_dim, is a multiple of 8, and TOKENS * inputs values fit the workgroup's memory.
+enable subgroups;
+override FORMAT: u32 = 0;     // of weight: 0 f32, 1 bf16, 2 f16
+override GATED: u32 = 0;      // 1: attention's result is multiplied by sigmoid(gate)
+override BIAS: u32 = 0;       // 1: adds bias
+override ACCUMULATE: u32 = 0; // 1: adds to what y holds
+const TOKENS: u32 = 1;
+const ROWS: u32 = 2;
+const TEAMS: u32 = 4;
+const TEAM_LANES: u32 = 32;
+const UNROLL: u32 = 2;
+const WHOLE: bool = false; // a row is a multiple of 8 * TEAM_LANES * UNROLL
+const SUBGROUPS: u32 = 32;
+const INPUTS: u32 = 128;
+struct Params {
+  tokens: u32, outputs: u32, head_dim: u32, splits: u32, gate_row: u32, gate_offset: u32
+}
+@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(1) var<storage, read> shares: array<vec4f>; // [tokens, share_row]
+@group(0) @binding(2) var<storage, read> gate: array<vec4f>;   // [tokens, gate_row]
+@group(0) @binding(3) var<storage, read> weight: array<vec4u>; // [outputs, inputs]
+@group(0) @binding(4) var<storage, read> bias: array<f32>;     // [biases]
+@group(0) @binding(5) var<storage, read_write> y: array<f32>;  // [tokens, outputs]
+
+const LANES: u32 = TEAMS * TEAM_LANES;
+const GROUP_OUTPUTS: u32 = TEAMS * ROWS;
+const SUMS: u32 = TOKENS * ROWS;
+const EIGHTHS: u32 = INPUTS / 8; // of a row
+var<workgroup> partial: array<f32, SUBGROUPS * SUMS>;        // [subgroup, sum]
+var<workgroup> attended: array<vec4f, TOKENS * 2 * EIGHTHS>; // [token, first or second half of an eighth, eighth]
+
+/// Eight consecutive elements of a row.
+struct Eight { a: vec4f, b: vec4f }
+
+/// The same as stored; 16-bit elements leave b empty.
+struct Words { a: vec4u, b: vec4u }
+
+fn load(i: u32) -> Words {
+  if (FORMAT == 0) { return Words(weight[2 * i], weight[2 * i + 1]); }
+  return Words(weight[i], vec4u());
+}
+
+fn widened(words: Words) -> Eight {
+  if (FORMAT == 0) { return Eight(bitcast<vec4f>(words.a), bitcast<vec4f>(words.b)); }
+  if (FORMAT == 1) {
+    let even = bitcast<vec4f>(words.a << vec4u(16));
+    let odd = bitcast<vec4f>(words.a & vec4u(0xffff0000));
+    return Eight(vec4f(even.x, odd.x, even.y, odd.y), vec4f(even.z, odd.z, even.w, odd.w));
+  }
+  return Eight(
+    vec4f(unpack2x16float(words.a.x), unpack2x16float(words.a.y)),
+    vec4f(unpack2x16float(words.a.z), unpack2x16float(words.a.w)),
+  );
+}
+
+/// The exponent is never positive, so nothing overflows.
+fn sigmoid(x: vec4f) -> vec4f {
+  let e = exp(-abs(x));
+  return select(vec4f(1.0), e, x < vec4f(0.0)) / (1.0 + e);
+}
+
+/// Four channels of attention's result: the shares, weighted by how far their maxima lie below the largest.
+fn combined(t: u32, quad: u32) -> vec4f {
+  let slice = params.head_dim / 4;
+  let step = slice + 1;
+  let heads = INPUTS / params.head_dim;
+  let base = (t * heads + quad / slice) * params.splits * step;
+  let c = quad % slice;
+  let taken = u32(shares[base + slice].z);
+  var most = -3e38;
+  var weight = 0.0;
+  var sum = vec4f();
+  for (var s = 0u; s < taken; s += 4) {
+    var values: array<vec4f, 4>;
+    var ends: array<vec4f, 4>;
+    for (var i = 0u; i < 4; i++) {
+      let at = base + min(s + i, taken - 1) * step;
+      values[i] = shares[at + c];
+      ends[i] = shares[at + slice];
+    }
+    let most_now = max(most, max(max(ends[0].x, ends[1].x), max(ends[2].x, ends[3].x)));
+    let keep = exp(most - most_now);
+    most = most_now;
+    weight *= keep;
+    sum *= keep;
+    for (var i = 0u; i < 4; i++) {
+      let factor = select(0.0, exp(ends[i].x - most), s + i < taken);
+      weight += factor * ends[i].y;
+      sum += factor * values[i];
+    }
+  }
+  sum /= weight;
+  if (GATED == 1) { sum *= sigmoid(gate[(t * params.gate_row + params.gate_offset) / 4 + quad]); }
+  return sum;
+}
+
+/// Sum s of a team, over its subgroups.
+fn folded(team: u32, s: u32, size: u32) -> f32 {
+  let count = TEAM_LANES / size;
+  var sum = 0.0;
+  for (var i = 0u; i < count; i++) { sum += partial[(team * count + i) * SUMS + s]; }
+  return sum;
+}
+
+@compute @workgroup_size(LANES)
+fn main(
+  @builtin(workgroup_id) group: vec3u,
+  @builtin(num_workgroups) grid: vec3u,
+  @builtin(local_invocation_id) local: vec3u,
+  @builtin(subgroup_invocation_id) lane: u32,
+  @builtin(subgroup_size) size: u32,
+) {
+  let first = (group.y * grid.x + group.x) * GROUP_OUTPUTS;
+  if (first >= params.outputs) { return; }
+
+  // The output that this lane finishes; what it adds to is read ahead.
+  let out_t = local.x / GROUP_OUTPUTS;
+  let out_n = first + local.x % GROUP_OUTPUTS;
+  let finishes = local.x < TOKENS * GROUP_OUTPUTS && out_t < params.tokens && out_n < params.outputs;
+  let out = out_t * params.outputs + out_n;
+  var before = 0.0;
+  if (ACCUMULATE == 1 && finishes) { before = y[out]; }
+
+  let n = first + local.x / TEAM_LANES * ROWS;
+  let member = local.x % TEAM_LANES;
+  var words: array<Words, ROWS * UNROLL>;
+  for (var u = 0u; u < UNROLL; u++) {
+    for (var r = 0u; r < ROWS; r++) {
+      words[u * ROWS + r] = load(min(n + r, params.outputs - 1) * EIGHTHS + min(member + u * TEAM_LANES, EIGHTHS - 1));
+    }
+  }
+  for (var i = local.x; i < TOKENS * 2 * EIGHTHS; i += LANES) {
+    let quad = i % (2 * EIGHTHS);
+    let t = i / (2 * EIGHTHS);
+    attended[(2 * t + quad % 2) * EIGHTHS + quad / 2] = combined(min(t, params.tokens - 1), quad);
+  }
+  workgroupBarrier();
+  var sums: array<f32, SUMS>;
+  for (var k = member; k < EIGHTHS; k += TEAM_LANES * UNROLL) {
+    for (var u = 0u; u < UNROLL; u++) {
+      let k8 = k + u * TEAM_LANES;
+      if (WHOLE || k8 < EIGHTHS) {
+        var w: array<Eight, ROWS>;
+        for (var r = 0u; r < ROWS; r++) { w[r] = widened(words[u * ROWS + r]); }
+        for (var t = 0u; t < TOKENS; t++) {
+          let a = attended[2 * t * EIGHTHS + k8];
+          let b = attended[(2 * t + 1) * EIGHTHS + k8];
+          for (var r = 0u; r < ROWS; r++) { sums[t * ROWS + r] += dot(w[r].a, a) + dot(w[r].b, b); }
+        }
+      }
+    }
+    if (TEAM_LANES * UNROLL < EIGHTHS && k + TEAM_LANES * UNROLL < EIGHTHS) {
+      for (var u = 0u; u < UNROLL; u++) {
+        for (var r = 0u; r < ROWS; r++) {
+          let next = min(k + (UNROLL + u) * TEAM_LANES, EIGHTHS - 1);
+          words[u * ROWS + r] = load(min(n + r, params.outputs - 1) * EIGHTHS + next);
+        }
+      }
+    }
+  }
+  for (var s = 0u; s < SUMS; s++) {
+    let sum = subgroupAdd(sums[s]);
+    if (lane == 0) { partial[local.x / size * SUMS + s] = sum; }
+  }
+  workgroupBarrier();
+  if (!finishes) { return; }
+  var value = folded(local.x % GROUP_OUTPUTS / ROWS, out_t * ROWS + local.x % ROWS, size);
+  if (BIAS == 1) { value += bias[out_n]; }
+  if (ACCUMULATE == 1) { value += before; }
+  y[out] = value;
+}

@@ -1,0 +1,157 @@
+// fused-linear: y[t, n] = act(p[t, n]) * p[t, outputs + n], or p[t, n]; (+ y[t, n]); p[t, m] = norm(x[t]) . weight[m] (+ bias[m])
+//
+// For up to 8 tokens on a GPU with subgroups of any size. A team of TEAM_LANES lanes has ROWS rows of the weight (a gated
+// product's gates and ups side by side), for TOKENS tokens; TEAMS of them are a workgroup. Lanes stride over k by eight:
+// 16 bytes of 16-bit weights, of which ROWS * UNROLL are in flight at once. The norm's factor is applied to the finished
+// sums, so that nothing waits for it: squares are summed along with the products. Reads each weight once: bound by
+// memory. TEAM_LANES is a multiple of the subgroup's size, SUBGROUPS the most of them in a workgroup; inputs is a
+// multiple of 8. Rows and tokens beyond the last are read as the last and not written.
+enable subgroups;
+override FORMAT: u32 = 0;     // of weight: 0 f32, 1 bf16, 2 f16
+override NORM: u32 = 0;       // of x: 0 none, 1 RMS, 2 RMS times w, 3 RMS times 1 + w
+override ACT: u32 = 0;        // of a gated product: 0 silu, 1 gelu with the tanh approximation
+override BIAS: u32 = 0;       // 1: adds bias
+override ACCUMULATE: u32 = 0; // 1: adds to what y holds
+const TOKENS: u32 = 1;
+const ROWS: u32 = 2;
+const GATED: bool = false;
+const TEAMS: u32 = 4;
+const TEAM_LANES: u32 = 32;
+const UNROLL: u32 = 2;
+const WHOLE: bool = false; // a row is a multiple of 8 * TEAM_LANES * UNROLL
+const SUBGROUPS: u32 = 32;
+struct Params { tokens: u32, inputs: u32, outputs: u32, eps: f32 }
+@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(1) var<storage, read> x: array<vec4f>;      // [tokens, inputs]
+@group(0) @binding(2) var<storage, read> weight: array<vec4u>; // [rows, inputs]
+@group(0) @binding(3) var<storage, read> norm: array<vec4f>;   // [norms]
+@group(0) @binding(4) var<storage, read> bias: array<f32>;     // [biases]
+@group(0) @binding(5) var<storage, read_write> y: array<f32>;  // [tokens, outputs]
+
+const LANES: u32 = TEAMS * TEAM_LANES;
+const OUTPUTS: u32 = select(ROWS, ROWS / 2, GATED); // of a team
+const GROUP_OUTPUTS: u32 = TEAMS * OUTPUTS;
+const SUMS: u32 = TOKENS * (ROWS + 1); // products [token, row], then squares [token]
+var<workgroup> partial: array<f32, SUBGROUPS * SUMS>; // [subgroup, sum]
+
+/// Eight consecutive elements of a row.
+struct Eight { a: vec4f, b: vec4f }
+
+/// The same as stored; 16-bit elements leave b empty.
+struct Words { a: vec4u, b: vec4u }
+
+fn load(i: u32) -> Words {
+  if (FORMAT == 0) { return Words(weight[2 * i], weight[2 * i + 1]); }
+  return Words(weight[i], vec4u());
+}
+
+fn widened(words: Words) -> Eight {
+  if (FORMAT == 0) { return Eight(bitcast<vec4f>(words.a), bitcast<vec4f>(words.b)); }
+  if (FORMAT == 1) {
+    let even = bitcast<vec4f>(words.a << vec4u(16));
+    let odd = bitcast<vec4f>(words.a & vec4u(0xffff0000));
+    return Eight(vec4f(even.x, odd.x, even.y, odd.y), vec4f(even.z, odd.z, even.w, odd.w));
+  }
+  return Eight(
+    vec4f(unpack2x16float(words.a.x), unpack2x16float(words.a.y)),
+    vec4f(unpack2x16float(words.a.z), unpack2x16float(words.a.w)),
+  );
+}
+
+/// The norm's weights for eight elements.
+fn factors(k8: u32) -> Eight {
+  if (NORM < 2) { return Eight(vec4f(1.0), vec4f(1.0)); }
+  let one = select(0.0, 1.0, NORM == 3);
+  return Eight(norm[2 * k8] + one, norm[2 * k8 + 1] + one);
+}
+
+fn activated(gate: f32) -> f32 {
+  var z = gate;
+  if (ACT == 1) { z = 1.5957691216057308 * gate * (1.0 + 0.044715 * gate * gate); } // 2 sqrt(2 / pi)
+  let e = exp(-abs(z));
+  return gate * select(1.0, e, z < 0.0) / (1.0 + e);
+}
+
+/// Sum s of a team, over its subgroups.
+fn folded(team: u32, s: u32, size: u32) -> f32 {
+  let count = TEAM_LANES / size;
+  var sum = 0.0;
+  for (var i = 0u; i < count; i++) { sum += partial[(team * count + i) * SUMS + s]; }
+  return sum;
+}
+
+/// p[t, n] of row r of a team.
+fn product(team: u32, t: u32, r: u32, n: u32, size: u32) -> f32 {
+  var value = folded(team, t * ROWS + r, size);
+  if (NORM > 0) {
+    let squares = folded(team, TOKENS * ROWS + t, size);
+    value *= inverseSqrt(squares / f32(params.inputs) + params.eps);
+  }
+  if (BIAS == 1) { value += bias[n]; }
+  return value;
+}
+
+@compute @workgroup_size(LANES)
+fn main(
+  @builtin(workgroup_id) group: vec3u,
+  @builtin(num_workgroups) grid: vec3u,
+  @builtin(local_invocation_id) local: vec3u,
+  @builtin(subgroup_invocation_id) lane: u32,
+  @builtin(subgroup_size) size: u32,
+) {
+  let first = (group.y * grid.x + group.x) * GROUP_OUTPUTS;
+  if (first >= params.outputs) { return; }
+
+  // The output that this lane finishes; what it adds to is read ahead.
+  let out_t = local.x / GROUP_OUTPUTS;
+  let out_n = first + local.x % GROUP_OUTPUTS;
+  let finishes = local.x < TOKENS * GROUP_OUTPUTS && out_t < params.tokens && out_n < params.outputs;
+  let out = out_t * params.outputs + out_n;
+  var before = 0.0;
+  if (ACCUMULATE == 1 && finishes) { before = y[out]; }
+
+  let row = params.inputs / 8;
+  let n = first + local.x / TEAM_LANES * OUTPUTS;
+  var starts: array<u32, ROWS>;
+  for (var r = 0u; r < ROWS; r++) {
+    starts[r] = (min(n + r % OUTPUTS, params.outputs - 1) + r / OUTPUTS * params.outputs) * row;
+  }
+  var sums: array<f32, SUMS>;
+  for (var k = local.x % TEAM_LANES; k < row; k += TEAM_LANES * UNROLL) {
+    var words: array<Words, ROWS * UNROLL>;
+    for (var u = 0u; u < UNROLL; u++) {
+      for (var r = 0u; r < ROWS; r++) { words[u * ROWS + r] = load(starts[r] + min(k + u * TEAM_LANES, row - 1)); }
+    }
+    for (var u = 0u; u < UNROLL; u++) {
+      let k8 = k + u * TEAM_LANES;
+      if (WHOLE || k8 < row) {
+        var w: array<Eight, ROWS>;
+        for (var r = 0u; r < ROWS; r++) { w[r] = widened(words[u * ROWS + r]); }
+        let factor = factors(k8);
+        for (var t = 0u; t < TOKENS; t++) {
+          let i = 2 * (min(t, params.tokens - 1) * row + k8);
+          var a = x[i];
+          var b = x[i + 1];
+          if (NORM > 0) { sums[TOKENS * ROWS + t] += dot(a, a) + dot(b, b); }
+          if (NORM > 1) {
+            a *= factor.a;
+            b *= factor.b;
+          }
+          for (var r = 0u; r < ROWS; r++) { sums[t * ROWS + r] += dot(w[r].a, a) + dot(w[r].b, b); }
+        }
+      }
+    }
+  }
+  for (var s = 0u; s < SUMS; s++) {
+    let sum = subgroupAdd(sums[s]);
+    if (lane == 0) { partial[local.x / size * SUMS + s] = sum; }
+  }
+  workgroupBarrier();
+  if (!finishes) { return; }
+  let team = local.x % GROUP_OUTPUTS / OUTPUTS;
+  let r = local.x % OUTPUTS;
+  var value = product(team, out_t, r, out_n, size);
+  if (GATED) { value = activated(value) * product(team, out_t, OUTPUTS + r, params.outputs + out_n, size); }
+  if (ACCUMULATE == 1) { value += before; }
+  y[out] = value;
+}

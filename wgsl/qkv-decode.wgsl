@@ -1,0 +1,213 @@
+// qkv-decode: p[t] = norm(x[t]) W^T (+ bias), rows of W gates | queries | keys | values, a head's channels side by side;
+// y[t] = gates | rotated queries, kv[slot(t), 0] = round(rotated keys), kv[slot(t), 1] = round(values)
+//
+// For up to 8 tokens on a GPU with subgroups of any size; the product as in fused-linear. A team has four rows: of the
+// channels that turn (rotate-half, i and i + rotary_dim / 2 by one angle) two neighbours and their partners, of others
+// four neighbours. So one lane finishes whole words of the cache. Reads each weight once: bound by memory. head_dim and
+// rotary_dim are multiples of 4. A slot outside the cache is not written; f16 is clamped to its range.
+enable subgroups;
+override FORMAT: u32 = 0;    // of weight: 0 f32, 1 bf16, 2 f16
+override KV_FORMAT: u32 = 0; // of kv, likewise
+override NORM: u32 = 0;      // of x: 0 none, 1 RMS, 2 RMS times w, 3 RMS times 1 + w
+override BIAS: u32 = 0;      // 1: adds bias
+const TOKENS: u32 = 1;
+const TEAMS: u32 = 4;
+const TEAM_LANES: u32 = 32;
+const UNROLL: u32 = 2;
+const WHOLE: bool = false; // a row is a multiple of 8 * TEAM_LANES * UNROLL
+const SUBGROUPS: u32 = 32;
+struct Params {
+  tokens: u32, inputs: u32, y_heads: u32, gate_heads: u32, kv_heads: u32, head_dim: u32, rotary_dim: u32,
+  positions: u32, blocks: u32, block_size: u32, eps: f32
+}
+@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(1) var<storage, read> x: array<vec4f>;           // [tokens, inputs]
+@group(0) @binding(2) var<storage, read> weight: array<vec4u>;      // [rows, inputs]
+@group(0) @binding(3) var<storage, read> norm: array<vec4f>;        // [norms]
+@group(0) @binding(4) var<storage, read> bias: array<f32>;          // [biases]
+@group(0) @binding(5) var<storage, read> cos_sin: array<vec2f>;     // [positions, rotary_dim]
+@group(0) @binding(6) var<storage, read> tokens_meta: array<vec4u>; // [tokens, 4]
+@group(0) @binding(7) var<storage, read_write> y: array<vec2f>;     // [tokens, y_row]
+@group(0) @binding(8) var<storage, read_write> kv: array<u32>;      // [blocks, 2, block_size, kv_channels]
+
+const ROWS: u32 = 4;
+const LANES: u32 = TEAMS * TEAM_LANES;
+const SUMS: u32 = TOKENS * (ROWS + 1); // products [token, row], then squares [token]
+var<workgroup> partial: array<f32, SUBGROUPS * SUMS>; // [subgroup, sum]
+
+/// Eight consecutive elements of a row.
+struct Eight { a: vec4f, b: vec4f }
+
+/// The same as stored; 16-bit elements leave b empty.
+struct Words { a: vec4u, b: vec4u }
+
+/// Where a team's rows are: a head (gates, queries, keys and values counted through), and the channels of both pairs.
+struct Quad { head: u32, channels: vec2u, turns: bool }
+
+fn load(i: u32) -> Words {
+  if (FORMAT == 0) { return Words(weight[2 * i], weight[2 * i + 1]); }
+  return Words(weight[i], vec4u());
+}
+
+fn widened(words: Words) -> Eight {
+  if (FORMAT == 0) { return Eight(bitcast<vec4f>(words.a), bitcast<vec4f>(words.b)); }
+  if (FORMAT == 1) {
+    let even = bitcast<vec4f>(words.a << vec4u(16));
+    let odd = bitcast<vec4f>(words.a & vec4u(0xffff0000));
+    return Eight(vec4f(even.x, odd.x, even.y, odd.y), vec4f(even.z, odd.z, even.w, odd.w));
+  }
+  return Eight(
+    vec4f(unpack2x16float(words.a.x), unpack2x16float(words.a.y)),
+    vec4f(unpack2x16float(words.a.z), unpack2x16float(words.a.w)),
+  );
+}
+
+/// The norm's weights for eight elements.
+fn factors(k8: u32) -> Eight {
+  if (NORM < 2) { return Eight(vec4f(1.0), vec4f(1.0)); }
+  let one = select(0.0, 1.0, NORM == 3);
+  return Eight(norm[2 * k8] + one, norm[2 * k8 + 1] + one);
+}
+
+/// The quad of a team, of all that the workgroups have.
+fn quad_of(index: u32) -> Quad {
+  let head = index / (params.head_dim / 4);
+  let quad = index % (params.head_dim / 4);
+  let in_heads = head >= params.gate_heads && head < params.y_heads + params.kv_heads;
+  if (4 * quad < params.rotary_dim) {
+    return Quad(head, vec2u(2 * quad, 2 * quad + params.rotary_dim / 2), in_heads);
+  }
+  return Quad(head, vec2u(4 * quad, 4 * quad + 2), false);
+}
+
+/// Sum s of a team, over its subgroups.
+fn folded(team: u32, s: u32, size: u32) -> f32 {
+  let count = TEAM_LANES / size;
+  var sum = 0.0;
+  for (var i = 0u; i < count; i++) { sum += partial[(team * count + i) * SUMS + s]; }
+  return sum;
+}
+
+/// The finished products of a team.
+fn products(team: u32, t: u32, quad: Quad, size: u32) -> vec4f {
+  var value = vec4f();
+  for (var r = 0u; r < ROWS; r++) { value[r] = folded(team, t * ROWS + r, size); }
+  if (NORM > 0) {
+    let squares = folded(team, TOKENS * ROWS + t, size);
+    value *= inverseSqrt(squares / f32(params.inputs) + params.eps);
+  }
+  if (BIAS == 1) {
+    let n = quad.head * params.head_dim + quad.channels;
+    value += vec4f(bias[n.x], bias[n.x + 1], bias[n.y], bias[n.y + 1]);
+  }
+  return value;
+}
+
+fn is_nan(bits: vec2u) -> vec2<bool> { return (bits & vec2u(0x7fffffff)) > vec2u(0x7f800000); }
+
+/// Two values as a word of the cache, rounded to nearest even.
+fn packed(value: vec2f) -> u32 {
+  let bits = bitcast<vec2u>(value);
+  if (KV_FORMAT == 1) {
+    let nearest = (bits + vec2u(0x7fff) + ((bits >> vec2u(16)) & vec2u(1))) >> vec2u(16);
+    let halves = select(nearest, vec2u(0x7fc0), is_nan(bits));
+    return halves.x | (halves.y << 16);
+  }
+  let word = pack2x16float(clamp(value, vec2f(-65504.0), vec2f(65504.0)));
+  let halves = select(vec2u(word & 0xffff, word >> 16), vec2u(0x7e00), is_nan(bits));
+  return halves.x | (halves.y << 16);
+}
+
+/// Stores two neighbouring channels, `element` counted through the whole cache.
+fn store(element: u32, value: vec2f) {
+  if (KV_FORMAT == 0) {
+    kv[element] = bitcast<u32>(value.x);
+    kv[element + 1] = bitcast<u32>(value.y);
+  } else {
+    kv[element / 2] = packed(value);
+  }
+}
+
+@compute @workgroup_size(LANES)
+fn main(
+  @builtin(workgroup_id) group: vec3u,
+  @builtin(local_invocation_id) local: vec3u,
+  @builtin(subgroup_invocation_id) lane: u32,
+  @builtin(subgroup_size) size: u32,
+) {
+  let quads = (params.y_heads + 2 * params.kv_heads) * params.head_dim / 4;
+  let row = params.inputs / 8;
+
+  // What this lane finishes: a token of a team's quad. Its position is looked up ahead.
+  let out_t = local.x / TEAMS;
+  let out_index = group.x * TEAMS + local.x % TEAMS;
+  let finishes = out_t < min(TOKENS, params.tokens) && out_index < quads;
+  let out = quad_of(min(out_index, quads - 1));
+  var cosine = vec2f(1.0);
+  var sine = vec2f();
+  var slot = 0u;
+  if (finishes) {
+    let info = tokens_meta[out_t];
+    slot = info.y;
+    if (out.turns) {
+      let angle = (min(info.x, params.positions - 1) * params.rotary_dim + out.channels.x) / 2;
+      cosine = cos_sin[angle];
+      sine = cos_sin[angle + params.rotary_dim / 4];
+    }
+  }
+
+  let quad = quad_of(min(group.x * TEAMS + local.x / TEAM_LANES, quads - 1));
+  let n = quad.head * params.head_dim + quad.channels;
+  let starts = vec4u(n.x, n.x + 1, n.y, n.y + 1) * row;
+  var sums: array<f32, SUMS>;
+  for (var k = local.x % TEAM_LANES; k < row; k += TEAM_LANES * UNROLL) {
+    var words: array<Words, ROWS * UNROLL>;
+    for (var u = 0u; u < UNROLL; u++) {
+      for (var r = 0u; r < ROWS; r++) { words[u * ROWS + r] = load(starts[r] + min(k + u * TEAM_LANES, row - 1)); }
+    }
+    for (var u = 0u; u < UNROLL; u++) {
+      let k8 = k + u * TEAM_LANES;
+      if (WHOLE || k8 < row) {
+        var w: array<Eight, ROWS>;
+        for (var r = 0u; r < ROWS; r++) { w[r] = widened(words[u * ROWS + r]); }
+        let factor = factors(k8);
+        for (var t = 0u; t < TOKENS; t++) {
+          let i = 2 * (min(t, params.tokens - 1) * row + k8);
+          var a = x[i];
+          var b = x[i + 1];
+          if (NORM > 0) { sums[TOKENS * ROWS + t] += dot(a, a) + dot(b, b); }
+          if (NORM > 1) {
+            a *= factor.a;
+            b *= factor.b;
+          }
+          for (var r = 0u; r < ROWS; r++) { sums[t * ROWS + r] += dot(w[r].a, a) + dot(w[r].b, b); }
+        }
+      }
+    }
+  }
+  for (var s = 0u; s < SUMS; s++) {
+    let sum = subgroupAdd(sums[s]);
+    if (lane == 0) { partial[local.x / size * SUMS + s] = sum; }
+  }
+  workgroupBarrier();
+  if (!finishes) { return; }
+  let value = products(local.x % TEAMS, out_t, out, size);
+  var first = value.xy;
+  var second = value.zw;
+  if (out.turns) {
+    first = value.xy * cosine - value.zw * sine;
+    second = value.zw * cosine + value.xy * sine;
+  }
+  if (out.head < params.y_heads) {
+    let at = (out_t * params.y_heads + out.head) * params.head_dim;
+    y[(at + out.channels.x) / 2] = first;
+    y[(at + out.channels.y) / 2] = second;
+  } else if (slot < params.blocks * params.block_size) {
+    let part = (out.head - params.y_heads) / params.kv_heads; // 0: keys, 1: values
+    let head = (out.head - params.y_heads) % params.kv_heads;
+    let place = (slot / params.block_size * 2 + part) * params.block_size + slot % params.block_size;
+    let at = (place * params.kv_heads + head) * params.head_dim;
+    store(at + out.channels.x, first);
+    store(at + out.channels.y, second);
+  }
+}
