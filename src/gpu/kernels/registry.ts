@@ -13,6 +13,8 @@ import { adjustLogitsSpec } from "./adjust-logits.ts";
 import { embeddingSpec } from "./embedding.ts";
 import { gatedActivationSpec } from "./gated-activation.ts";
 import { maskLogitsSpec } from "./mask-logits.ts";
+import { addNormF16Spec, normF16Spec } from "./norm-f16.ts";
+import { rotaryKvSpec } from "./rotary-kv.ts";
 import { rotarySpec } from "./rotary.ts";
 import { sampleSpec } from "./sample.ts";
 import { sigmoidGateSpec } from "./sigmoid-gate.ts";
@@ -27,7 +29,10 @@ export const kernelSpecs: readonly KernelSpec[] = [
   embeddingSpec,
   gatedActivationSpec,
   maskLogitsSpec,
+  normF16Spec,
+  addNormF16Spec,
   rotarySpec,
+  rotaryKvSpec,
   sampleSpec,
   sigmoidGateSpec,
   fusedLinearSpec,

@@ -18,3 +18,9 @@ export function checkMultiple(kernel: string, name: string, value: number, step:
     throw new TypeError(`Cannot run ${kernel}: expected ${name} to be a multiple of ${step}, got ${value}`);
   }
 }
+
+/** A workgroup a row, in two dimensions, of which each may have at most 65535; shaders skip what is too much. */
+export function rowGrid(rows: number): [number, number, number] {
+  const y = groups(rows, workgroupsMax);
+  return [y === 0 ? 0 : groups(rows, y), y, 1];
+}
