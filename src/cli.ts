@@ -199,7 +199,16 @@ function program(): Command {
       },
     );
 
-  addBenchCommands(root, environment, (code) => (process.exitCode = code));
+  const engineFlags = {
+    add: (command: Command) =>
+      withEngineFlags(command).option(
+        "--model <dir>",
+        "folder of the checkpoint or its config.json",
+        embeddedModel,
+      ),
+    read: (flags: EngineFlags) => engineOptions(flags),
+  };
+  addBenchCommands(root, engineFlags, environment, (code) => (process.exitCode = code));
   return root;
 }
 

@@ -1,17 +1,23 @@
 /** The flags of `prelude bench`. */
 import { type Command, Option } from "commander";
+import type { EngineOptions } from "../engine/load-engine.ts";
+import { benchEngine } from "./bench-engine.ts";
 import { benchServe } from "./bench-serve.ts";
 import { SetupError } from "../errors.ts";
 import type { Environment } from "./environment.ts";
 import {
+  closedLoad,
   nonNegative,
   nonNegativeInteger,
   objectives,
+  positiveIntegers,
+  promptAndBudget,
   percentages,
   positiveInteger,
   positiveOrInfinite,
   properFraction,
 } from "./flag-values.ts";
+import type { CaseOptions } from "./engine-bench/cases.ts";
 import type { Endpoint } from "./load-test/client.ts";
 import type { Objectives } from "./load-test/metrics.ts";
 import type { WorkloadOptions } from "./load-test/workload.ts";
@@ -41,15 +47,63 @@ interface BenchServeFlags {
 
 export type ExitWith = (code: number) => void;
 
+interface BenchEngineFlags extends Omit<CaseOptions, "batches" | "prompts"> {
+  batch: number[];
+  prompt: number[];
+  json?: boolean;
+  record?: string;
+}
+
+/** What `bench engine` needs of whoever knows the flags of an engine: adds them, and reads them. */
+export interface EngineFlagsOf<Flags> {
+  add: (command: Command) => Command;
+  read: (flags: Flags) => EngineOptions;
+}
+
 /** Adds the group `bench` to `root`. The exit code is 1 when no request was answered. */
-export function addBenchCommands(root: Command, environment: Environment, exitWith: ExitWith): void {
-  const bench = root.command("bench").description("measure a running server");
+export function addBenchCommands<Flags>(
+  root: Command,
+  { add, read }: EngineFlagsOf<Flags>,
+  environment: Environment,
+  exitWith: ExitWith,
+): void {
+  const bench = root.command("bench").description("measure a running server, or the engine alone");
+  withCaseFlags(add(bench.command("engine")))
+    .description(
+      "time decoding and prompts without HTTP, on a checkpoint or, with --load-format dummy, on its config.json",
+    )
+    .action(({ batch, prompt, context, load, stall, json, record, ...flags }: BenchEngineFlags & Flags) =>
+      benchEngine(
+        {
+          engine: read(flags as Flags),
+          cases: { batches: batch, prompts: prompt, context, load, stall },
+          json,
+          record,
+        },
+        environment,
+      ),
+    );
   withServeFlags(bench.command("serve"))
     .description("send a server on this machine a load of random prompts and time its answers, as vLLM does")
     .action(async (flags: BenchServeFlags) => {
       const metrics = await benchServe(toOptions(flags), environment);
       exitWith(metrics && metrics.completed > 0 ? 0 : 1);
     });
+}
+
+function withCaseFlags(command: Command): Command {
+  return command
+    .option("--batch <counts>", "sequences that decode at once: 1,8,64", positiveIntegers, [1, 8])
+    .option("--context <tokens>", "tokens behind the decoding sequences, about", positiveInteger, 128)
+    .option("--prompt <lengths>", "lengths of lone prompts: 512,2048", positiveIntegers, [])
+    .option("--load <load>", "requests:concurrency:prompt:answer, as 256:64:256:128", closedLoad)
+    .option(
+      "--stall <lengths>",
+      "prompt:budget, a long prompt among eight decoding sequences",
+      promptAndBudget,
+    )
+    .option("--json", "print a line of JSON for each result")
+    .option("--record <file>", "append these lines to a file");
 }
 
 function withServeFlags(command: Command): Command {

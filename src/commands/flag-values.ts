@@ -53,6 +53,29 @@ export function share(text: string): number {
   return value;
 }
 
+/** "1,8,64" */
+export function positiveIntegers(text: string): number[] {
+  return text.split(",").map(positiveInteger);
+}
+
+/** "2048:256" */
+export function promptAndBudget(text: string): { prompt: number; budget: number } {
+  const [prompt, budget] = fields(text, 2, "prompt:budget");
+  return { prompt, budget };
+}
+
+/** "256:64:256:128" */
+export function closedLoad(text: string) {
+  const [requests, concurrency, tokens, outputs] = fields(text, 4, "requests:concurrency:prompt:answer");
+  return { requests, concurrency, tokens, outputs };
+}
+
+function fields(text: string, count: number, form: string): number[] {
+  const parts = text.split(":");
+  if (parts.length !== count) throw new InvalidArgumentError(`expected ${form}.`);
+  return parts.map(positiveInteger);
+}
+
 /** "50,99": numbers from 0 to 100. */
 export function percentages(text: string): number[] {
   return text.split(",").map((part) => {
