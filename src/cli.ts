@@ -17,11 +17,13 @@ import { nonNegative, portNumber, positiveInteger, share } from "./commands/flag
 import { generate } from "./commands/generate.ts";
 import { serve } from "./commands/serve.ts";
 import { verifyFolder } from "./commands/verify.ts";
+import { toolCallStyles } from "./engine/client.ts";
 import { CheckpointError, SetupError } from "./engine/errors.ts";
 import { defaultEngineOptions, type EngineOptions, kvDtypes, loadFormats } from "./engine/load-engine.ts";
 import { orderings } from "./engine/scheduler/roster.ts";
 import { weightDtypes } from "./engine/weights/loader.ts";
 import { gpuChoices } from "./gpu/device/open-device.ts";
+import { type ChatSettings, reasoningParsers } from "./routes/services.ts";
 
 const embeddedModel = fileURLToPath(new URL("../models/hrm-text-tiny", import.meta.url));
 
@@ -61,6 +63,15 @@ interface EngineFlags {
   trace?: string;
   profile?: boolean;
   gpuChecks?: boolean;
+}
+
+interface ServeFlags extends EngineFlags {
+  host: string;
+  port: number;
+  servedModelName?: string;
+  toolCallParser: ChatSettings["toolCallParser"];
+  reasoningParser: ChatSettings["reasoningParser"];
+  trustRequestChatTemplate?: boolean;
 }
 
 function withEngineFlags(command: Command): Command {
@@ -148,13 +159,35 @@ function program(): Command {
     .option("--served-model-name <name>", "name that requests use (default: the folder's)")
     .option("--host <host>", "address to listen on", "127.0.0.1")
     .option("--port <port>", "port to listen on", portNumber, 8000)
-    .action((flags: EngineFlags & { host: string; port: number; servedModelName?: string }) =>
+    .addOption(
+      new Option(
+        "--tool-call-parser <style>",
+        "how the model writes calls of tools (auto: by its chat template)",
+      )
+        .choices(["auto", ...toolCallStyles])
+        .default("auto"),
+    )
+    .addOption(
+      new Option(
+        "--reasoning-parser <style>",
+        "how the model thinks before it answers (auto: by its chat template)",
+      )
+        .choices(reasoningParsers)
+        .default("auto"),
+    )
+    .option("--trust-request-chat-template", "let requests bring a chat template, a program that runs here")
+    .action((flags: ServeFlags) =>
       serve(
         {
           engine: engineOptions(flags),
           modelName: modelName(flags, flags.servedModelName),
           host: flags.host,
           port: flags.port,
+          chat: {
+            trustRequestTemplates: flags.trustRequestChatTemplate ?? false,
+            toolCallParser: flags.toolCallParser,
+            reasoningParser: flags.reasoningParser,
+          },
         },
         environment,
       ),

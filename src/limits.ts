@@ -12,6 +12,10 @@ export const REQUEST_BODY_BYTES_MAX = 8 * 1024 * 1024;
 export const JSON_DEPTH_MAX = 32;
 export const MESSAGES_MAX = 4096;
 export const CONTENT_PARTS_MAX = 1024;
+/** Longest name of a participant, a tool, or a call's id. */
+export const NAME_CHARS_MAX = 128;
+/** Tools of a request, and calls of a message; OpenAI's own limit. */
+export const TOOLS_MAX = 128;
 export const STOP_STRINGS_MAX = 16;
 export const STOP_STRING_CHARS_MAX = 1024;
 /** Above this a distribution is uniform for every practical purpose. */

@@ -2,6 +2,7 @@
 import type { EngineOptions } from "../engine/load-engine.ts";
 import { createApp } from "../routes/app.ts";
 import { listen } from "../routes/server.ts";
+import type { ChatSettings } from "../routes/services.ts";
 import type { Environment } from "./environment.ts";
 import { startEngine, stopEngine } from "./start-engine.ts";
 
@@ -10,11 +11,12 @@ export interface ServeOptions {
   modelName: string;
   host: string;
   port: number;
+  chat: ChatSettings;
 }
 
 /** Resolves after an orderly stop. Throws `SetupError` when the address or the device cannot be had. */
 export async function serve(
-  { engine, modelName, host, port }: ServeOptions,
+  { engine, modelName, host, port, chat }: ServeOptions,
   environment: Environment,
 ): Promise<void> {
   const stopped = new Promise<void>((resolve) => environment.onStop(resolve));
@@ -22,6 +24,7 @@ export async function serve(
   const { clock, newId, randomSeed, report } = environment;
   const app = createApp({
     engine: client,
+    chat,
     clock,
     newId,
     randomSeed,

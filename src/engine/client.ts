@@ -170,12 +170,25 @@ export interface ChatTemplateOptions {
   chatTemplate?: string;
 }
 
+/** How a family of models writes calls of tools; `src/routes/conversation/tool-calls/` reads them. */
+export const toolCallStyles = ["hermes", "llama3-json"] as const;
+export type ToolCallStyle = (typeof toolCallStyles)[number];
+
+/** What a chat template shows of how its model answers. */
+export interface ChatFormat {
+  toolCalls: ToolCallStyle;
+  /** Whether the model thinks between `<think>` and `</think>` before it answers. */
+  thinks: boolean;
+}
+
 /** Text to ids and back. Throws `InvalidRequestError` for input that the model's template or vocabulary refuses. */
 export interface TextCodec {
   /** Ids of a raw prompt; special tokens spelled in it count as such, and the tokenizer's own BOS is added. */
   encodePrompt(text: string): number[];
   /** Ids of a conversation through the chat template; special tokens inside message content are plain text. */
   encodeChat(messages: readonly ChatMessage[], options?: ChatTemplateOptions): number[];
+  /** Of the checkpoint's own template, or of one in its place. */
+  chatFormat(chatTemplate?: string): ChatFormat;
   decode(ids: readonly number[]): string;
 }
 

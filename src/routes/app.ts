@@ -9,13 +9,18 @@ import { answerWith } from "./endpoint.ts";
 import { HttpError, isServerFailure, quote, toErrorAnswerAt } from "./errors.ts";
 import { modelEntry, modelList } from "./models.ts";
 import { checkModel } from "./parameters.ts";
-import type { AppEnv, Services } from "./services.ts";
+import { type AppEnv, defaultChatSettings, type Services } from "./services.ts";
 
 /** `log` defaults to silence and `startTimer` to the runtime's timers. */
-export type AppOptions = Omit<Services, "log" | "startTimer"> & Partial<Services>;
+export type AppOptions = Omit<Services, "log" | "startTimer" | "chat"> & Partial<Services>;
 
 export function createApp(options: AppOptions): Hono<AppEnv> {
-  const services: Services = { log: () => {}, startTimer: startRuntimeTimer, ...options };
+  const services: Services = {
+    log: () => {},
+    startTimer: startRuntimeTimer,
+    chat: defaultChatSettings,
+    ...options,
+  };
   const app = new Hono<AppEnv>();
   surround(app, services);
   addRoutes(app, services);

@@ -1,4 +1,5 @@
 /** The answer objects of `/v1/chat/completions`, whole and in chunks. */
+import type { ToolCall } from "../engine/client.ts";
 import { type AnswerHead, ChunkMaker, type StreamHead, toChoice, toUsage } from "./answer.ts";
 import { type AssistantMessage, collectMessages } from "./conversation/assistant-message.ts";
 import type { AssistantAnswers, AssistantEvent, AssistantFinish } from "./conversation/conversation.ts";
@@ -15,8 +16,17 @@ export async function wholeChat(head: AnswerHead, answers: AssistantAnswers): Pr
   return { ...head, object: "chat.completion", choices, usage };
 }
 
-function toMessage({ text }: AssistantMessage): object {
-  return { message: { role: "assistant", content: text, refusal: null } };
+function toMessage({ text, reasoning, toolCalls }: AssistantMessage): object {
+  const thoughts = reasoning === "" ? {} : { reasoning_content: reasoning, reasoning };
+  const message = { role: "assistant", content: text, refusal: null, ...thoughts };
+  if (toolCalls.length === 0) return { message };
+  return {
+    message: { ...message, content: text === "" ? null : text, tool_calls: toolCalls.map(toToolCall) },
+  };
+}
+
+function toToolCall({ id, name, arguments: text }: ToolCall): object {
+  return { id, type: "function", function: { name, arguments: text } };
 }
 
 /** Of each answer the role, its deltas as they come, and a last chunk with the reason; at last the usage, if asked for. */

@@ -1,38 +1,25 @@
 /** `POST /v1/chat/completions`: answer a conversation, through the model's chat template. */
-import { z } from "zod";
-import type { ChatMessage } from "../engine/client.ts";
-import { CONTENT_PARTS_MAX, MESSAGES_MAX, TOP_LOGPROBS_MAX } from "../limits.ts";
+import type { z } from "zod";
+import { TOP_LOGPROBS_MAX } from "../limits.ts";
 import { chatChunks, wholeChat } from "./chat-answer.ts";
+import { messages, toChatMessage } from "./chat-messages.ts";
+import { promptParameters, toTemplateOptions } from "./chat-prompt.ts";
+import { toGivenTools, toolChoice, tools } from "./chat-tools.ts";
 import { type Conversation, startConversation } from "./conversation/conversation.ts";
+import { checkTools } from "./conversation/tools.ts";
 import type { Endpoint } from "./endpoint.ts";
 import { commonParameters } from "./parameters.ts";
-import { array, boolean, integerBetween, object, refusal } from "./validation.ts";
-
-const textPart = object({
-  type: z.literal("text", { error: '"text", as nothing else is supported' }),
-  text: z.string({ error: "a string" }),
-});
-
-/** A string is one text part; the lines of several are joined, as vLLM and llama-server do. */
-const content = z
-  .preprocess(
-    (value) => (typeof value === "string" ? [{ type: "text", text: value }] : value),
-    array(textPart, CONTENT_PARTS_MAX, "a string or an array of text parts"),
-  )
-  .transform((parts) => parts.map((part) => part.text).join("\n"));
-
-const message = object({
-  role: z.enum(["system", "developer", "user", "assistant"], {
-    error: '"system", "developer", "user" or "assistant"',
-  }),
-  content,
-});
+import type { ChatSettings } from "./services.ts";
+import { boolean, integerBetween, object, refusal } from "./validation.ts";
 
 const parameters = object({
   ...commonParameters,
-  messages: array(message, MESSAGES_MAX, "an array of messages").refine((list) => list.length > 0, {
-    error: "at least one message",
-  }),
+  ...promptParameters,
+  messages,
+  tools: tools.optional(),
+  tool_choice: toolChoice.optional(),
+  parallel_tool_calls: boolean.optional(),
+  include_reasoning: boolean.optional(),
   logprobs: boolean.optional(),
   top_logprobs: integerBetween(0, TOP_LOGPROBS_MAX).optional(),
 });
@@ -43,14 +30,21 @@ export const chatCompletions: Endpoint<ChatParameters> = {
   parameters,
   idPrefix: "chatcmpl-",
   start: async (parameters, { services, id, signal }) => {
+    const conversation = toConversation(parameters, services.chat);
     const options = { id, parameters, topLogprobs: toTopLogprobs(parameters) };
-    const answers = await startConversation(services, toConversation(parameters), options, signal);
+    const answers = await startConversation(services, conversation, options, signal);
     return { whole: (head) => wholeChat(head, answers), chunks: (head) => chatChunks(head, answers) };
   },
 };
 
-function toConversation({ messages }: ChatParameters): Conversation {
-  return { messages: messages.map(toChatMessage), tools: [], toolChoice: "none", parallelToolCalls: true };
+function toConversation(parameters: ChatParameters, settings: ChatSettings): Conversation {
+  return {
+    messages: parameters.messages.map(toChatMessage),
+    ...checkTools(toGivenTools(parameters)),
+    parallelToolCalls: parameters.parallel_tool_calls ?? true,
+    template: toTemplateOptions(parameters, settings),
+    includeReasoning: parameters.include_reasoning,
+  };
 }
 
 function toTopLogprobs({ logprobs = false, top_logprobs = 0 }: ChatParameters): number | undefined {
@@ -58,9 +52,4 @@ function toTopLogprobs({ logprobs = false, top_logprobs = 0 }: ChatParameters): 
     throw refusal("top_logprobs", "expected logprobs to be true with it, got a request without");
   }
   return logprobs ? top_logprobs : undefined;
-}
-
-/** OpenAI renamed "system" to "developer"; the templates of open models know the old name only. */
-function toChatMessage({ role, content }: ChatParameters["messages"][number]): ChatMessage {
-  return { role: role === "developer" ? "system" : role, content };
 }

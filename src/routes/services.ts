@@ -1,5 +1,5 @@
 /** What the routes need from outside. Clock and randomness come from the composition root, so tests can fix them. */
-import type { EngineClient } from "../engine/client.ts";
+import type { EngineClient, ToolCallStyle } from "../engine/client.ts";
 import type { StartTimer } from "./sse.ts";
 
 export type LogEntry =
@@ -8,8 +8,28 @@ export type LogEntry =
   /** A failure of the server's, of which the client learns no more than that there was one. */
   | { type: "error"; requestId: string; error: unknown };
 
+/** How the server takes conversations; all of it is the operator's to say. */
+export interface ChatSettings {
+  /** Whether a request may bring a chat template, which is a program that runs on this machine. */
+  trustRequestTemplates: boolean;
+  /** "auto": as the chat template shows. */
+  toolCallParser: ToolCallStyle | "auto";
+  /** "think": the model thinks between `<think>` and `</think>`. */
+  reasoningParser: ReasoningParser;
+}
+
+export const reasoningParsers = ["auto", "think", "none"] as const;
+export type ReasoningParser = (typeof reasoningParsers)[number];
+
+export const defaultChatSettings: ChatSettings = {
+  trustRequestTemplates: false,
+  toolCallParser: "auto",
+  reasoningParser: "auto",
+};
+
 export interface Services {
   engine: EngineClient;
+  chat: ChatSettings;
   /** Milliseconds since the epoch. */
   clock: () => number;
   /** Text that no other call returns, fit for an id: letters and digits. */

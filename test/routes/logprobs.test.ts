@@ -139,6 +139,7 @@ describe("names of tokens", () => {
   const text: TextCodec = {
     encodePrompt: (value) => [...bytes.encode(value)],
     encodeChat: () => [301],
+    chatFormat: () => ({ toolCalls: "hermes" as const, thinks: false }),
     decode: (ids) => {
       const pieces = ids.flatMap((id) => (id === 300 ? [...bytes.encode(" word")] : id === 301 ? [] : [id]));
       return new TextDecoder().decode(Uint8Array.from(pieces)).replace(/^ /, "");

@@ -131,11 +131,12 @@ describe("errors", () => {
   });
 
   test("a parameter that is not supported is named", async () => {
-    const error = await failure(client.chat.completions.create({ ...conversation, tools: [] }));
+    const prediction = { type: "content" as const, content: "a" };
+    const error = await failure(client.chat.completions.create({ ...conversation, prediction }));
     expect(error).toBeInstanceOf(OpenAI.BadRequestError);
     expect([error.param, error.message]).toEqual([
-      "tools",
-      '400 Cannot accept "tools": expected supported parameters only, got an unknown one',
+      "prediction",
+      '400 Cannot accept "prediction": expected supported parameters only, got an unknown one',
     ]);
   });
 

@@ -32,6 +32,7 @@ const model: ModelCard = {
 const text: TextCodec = {
   encodePrompt: toCodeUnits,
   encodeChat: (messages) => toCodeUnits(messages.map(({ role, content }) => `${role}:${content};`).join("")),
+  chatFormat: () => ({ toolCalls: "hermes", thinks: false }),
   decode: (ids) => String.fromCharCode(...ids),
 };
 
@@ -52,7 +53,7 @@ export const idleStats: EngineStats = {
 
 export class ScriptedClient implements EngineClient {
   readonly model: ModelCard;
-  readonly text = text;
+  text = text;
   healthy = true;
   engineStats = idleStats;
   /** Everything submitted, in order. */

@@ -9,10 +9,12 @@ import { join } from "node:path";
 import { Template } from "@huggingface/jinja";
 import type { ChatMessage, ChatTemplateOptions, ToolCall, ToolDefinition } from "../client.ts";
 import { CheckpointError, InvalidRequestError } from "../errors.ts";
+import { knowsTools } from "./chat-format.ts";
 import type { Segment } from "./special-tokens.ts";
 import { TextShield } from "./text-shield.ts";
 import { reason, type TokenizerConfig } from "./tokenizer-files.ts";
 import type { Tokenizer } from "./tokenizer.ts";
+import { toolsAsText } from "./tool-text.ts";
 
 /** The `direct` condition of HRM-Text's training format, for checkpoints of that family which ship no template. Single turn. */
 const HRM_TEXT_TEMPLATE = "<|im_start|><|object_ref_start|>{{ (messages | last).content | trim }}<|im_end|>";
@@ -45,36 +47,72 @@ const RESERVED_NAMES: ReadonlySet<string> = new Set([
 ]);
 
 export class ChatTemplate {
-  readonly #source: string;
+  readonly source: string;
   readonly #tokenizer: Tokenizer;
   #parsed: Template | undefined;
 
   constructor(source: string, tokenizer: Tokenizer) {
-    this.#source = source;
+    this.source = source;
     this.#tokenizer = tokenizer;
   }
 
   /** The prompt that asks for the next message. Throws `InvalidRequestError` when the template refuses the conversation. */
   render(messages: readonly ChatMessage[], options: ChatTemplateOptions = {}): Segment[] {
-    const variables = toVariables(messages, options);
-    const { specials, specialTokens } = this.#tokenizer;
-    const shield = new TextShield(specials, [this.#source, ...specialTokens.keys(), ...stringsOf(variables)]);
-    const prompt = this.#run(shield, variables);
     const { continueFinalMessage = false } = options;
-    const end = continueFinalMessage
-      ? endOfFinal(prompt, shield.guard(messages.at(-1)?.content ?? ""))
-      : undefined;
+    if (continueFinalMessage && this.#isSingleTurn()) return this.#continueTurn(messages, options);
+    const variables = toVariables(...this.#plain(messages, options));
+    const { specials, specialTokens } = this.#tokenizer;
+    const texts = [this.source, ...specialTokens.keys(), ...stringsOf(variables)];
+    const shield = new TextShield(specials, texts);
+    const prompt = this.#run(shield, variables);
+    const end = continueFinalMessage ? endOfFinal(prompt, shield.guard(finalText(messages))) : undefined;
     return specials
       .split(prompt.slice(0, end))
       .map((part) => (part.kind === "text" ? { ...part, text: shield.restore(part.text) } : part));
   }
 
+  /** A template that shows the last message only cannot show an answer: it stands behind the prompt that asked for it. */
+  #continueTurn(messages: readonly ChatMessage[], options: ChatTemplateOptions): Segment[] {
+    const asked = { ...options, continueFinalMessage: false, addGenerationPrompt: true };
+    return [...this.render(messages.slice(0, -1), asked), { kind: "text", text: finalText(messages) }];
+  }
+
+  /** Messages and options in terms that the template knows. */
+  #plain(
+    messages: readonly ChatMessage[],
+    options: ChatTemplateOptions,
+  ): [readonly ChatMessage[], ChatTemplateOptions] {
+    const { tools = [] } = options;
+    const isAboutTools = tools.length > 0 || messages.some(({ role }) => role === "tool");
+    if (!isAboutTools || knowsTools(this.source)) return [messages, options];
+    return [toolsAsText(messages, tools, this.#isSingleTurn()), { ...options, tools: [] }];
+  }
+
+  /** Whether the last message is all that the template shows. */
+  #isSingleTurn(): boolean {
+    const [first, last] = ["0d2f7c1e", "b65a9384"];
+    const messages = [first, "", last].map((content, index) => ({
+      role: index === 1 ? "assistant" : "user",
+      content,
+    }));
+    try {
+      const prompt = this.#template().render({ ...tokenNames(this.#tokenizer.config), messages });
+      return prompt.includes(last) && !prompt.includes(first);
+    } catch {
+      return false;
+    }
+  }
+
+  #template(): Template {
+    // Parsed on first use: a template that cannot be read must not keep /v1/completions from working.
+    this.#parsed ??= new Template(this.source);
+    return this.#parsed;
+  }
+
   #run(shield: TextShield, variables: Record<string, unknown>): string {
     try {
-      // Parsed on first use: a template that cannot be read must not keep /v1/completions from working.
-      this.#parsed ??= new Template(this.#source);
       const guarded = guardStrings(variables, shield) as Record<string, unknown>;
-      return this.#parsed.render({ ...guarded, ...tokenNames(this.#tokenizer.config) });
+      return this.#template().render({ ...guarded, ...tokenNames(this.#tokenizer.config) });
     } catch (error) {
       const message = shield.restore(reason(error));
       throw new InvalidRequestError(`Cannot render the chat template: ${message}`, "messages");
@@ -137,10 +175,20 @@ function toTemplateTool({ name, description, parameters, strict }: ToolDefinitio
   };
 }
 
+/** The text that is to be continued, which must be an assistant's. */
+function finalText(messages: readonly ChatMessage[]): string {
+  const { role, content, toolCalls = [] } = messages[messages.length - 1];
+  if (role === "assistant" && content.trim() !== "" && toolCalls.length === 0) return content;
+  throw new InvalidRequestError(
+    "Cannot continue the final message: expected an assistant's with text and without calls, got another",
+    "continue_final_message",
+  );
+}
+
 /** Where the final message's text ends in the prompt, whether or not the template trims it, as transformers finds it. */
 function endOfFinal(prompt: string, content: string): number {
   const start = prompt.lastIndexOf(content.trim());
-  if (start < 0 || content.trim() === "") {
+  if (start < 0) {
     throw new InvalidRequestError(
       "Cannot continue the final message: expected a template that shows its text, got one that does not",
       "continue_final_message",

@@ -1,6 +1,7 @@
 /** A checkpoint's text side in one object: prompts and conversations to ids, ids to text, whole or as they come. */
 import type { TextCodec } from "../client.ts";
 import { InvalidRequestError } from "../errors.ts";
+import { chatFormatOf } from "./chat-format.ts";
 import { ChatTemplate, loadChatTemplate } from "./chat-template.ts";
 import { Detokenizer } from "./detokenizer.ts";
 import { loadTokenizer, type Tokenizer } from "./tokenizer.ts";
@@ -29,6 +30,7 @@ export function createTextCodec(dir: string, modelType: string): ModelTextCodec 
       }
       return tokenizer.encodeSegments(template.render(messages, options));
     },
+    chatFormat: (chatTemplate) => chatFormatOf(chatTemplate ?? own?.source ?? ""),
     decode: (ids) => tokenizer.decode(ids),
     newDetokenizer: (promptIds) => new Detokenizer(tokenizer, promptIds),
   };

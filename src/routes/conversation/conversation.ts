@@ -5,11 +5,13 @@
  * objects. Templates, tool calls and reasoning are settled here; wire formats are not known here.
  */
 import type { ChatMessage, ChatTemplateOptions, FinishReason, ToolDefinition } from "../../engine/client.ts";
-import { startGeneration } from "../generation.ts";
-import { toGenerationRequest } from "../generation-request.ts";
+import { type Generation, startGeneration } from "../generation.ts";
+import { type Prompt, toGenerationRequest } from "../generation-request.ts";
 import type { CommonParameters } from "../parameters.ts";
 import type { Services } from "../services.ts";
-import type { NamedEvent, NamedLogprobs } from "../token-names.ts";
+import type { NamedLogprobs } from "../token-names.ts";
+import { AnswerReader } from "./answer-reader.ts";
+import { type AnswerFormat, answerFormat } from "./answer-format.ts";
 
 /** Whether the model may, must or must not call a tool; by name: it must call that one. */
 export type ToolChoice = "none" | "auto" | "required" | { name: string };
@@ -17,12 +19,14 @@ export type ToolChoice = "none" | "auto" | "required" | { name: string };
 export interface Conversation {
   /** At least one. */
   messages: readonly ChatMessage[];
+  /** As `checkTools` left them. */
   tools: readonly ToolDefinition[];
-  /** "none" without tools. */
   toolChoice: ToolChoice;
   /** Whether an answer may have more than one call. */
   parallelToolCalls: boolean;
   template?: Omit<ChatTemplateOptions, "tools">;
+  /** Whether what the model thinks is told; true by default. */
+  includeReasoning?: boolean;
 }
 
 /** What an assistant's answers consist of: of each answer (`choice`) any number, then one `finish`. */
@@ -30,7 +34,7 @@ export type AssistantEvent =
   | AssistantText
   /** Begins the call of a tool; `index` counts the calls of an answer. */
   | { type: "tool-call"; choice: number; index: number; id: string; name: string }
-  /** A piece of the JSON text of a call's arguments. */
+  /** A piece of the JSON text of the call's arguments. */
   | { type: "tool-arguments"; choice: number; index: number; text: string }
   | AssistantFinish;
 
@@ -38,6 +42,7 @@ export type AssistantEvent =
 export interface AssistantText {
   type: "text" | "reasoning";
   choice: number;
+  /** "" where there is nothing but tokens to tell. */
   text: string;
   /** Log-probabilities, if the request asked for them, of tokens since the last of these events. */
   tokens: readonly NamedLogprobs[];
@@ -80,21 +85,32 @@ export async function startConversation(
   signal: AbortSignal,
 ): Promise<AssistantAnswers> {
   const { engine } = services;
-  const { messages, template } = conversation;
-  const promptIds = engine.text.encodeChat(messages, template);
-  const request = toGenerationRequest(services, { promptIds }, { ...options, maxTokensDefault: Infinity });
-  const { events, choiceCount } = await startGeneration(engine, request, signal);
-  return { choiceCount, promptTokens: promptIds.length, events: toAssistantEvents(events) };
+  const prompt = toPrompt(services, conversation);
+  const request = toGenerationRequest(services, prompt, { ...options, maxTokensDefault: Infinity });
+  const format = answerFormat(services, conversation, prompt.promptIds);
+  const generation = await startGeneration(engine, request, signal);
+  const { choiceCount } = generation;
+  return { choiceCount, promptTokens: prompt.promptIds.length, events: readAnswers(generation, format) };
 }
 
-async function* toAssistantEvents(events: AsyncIterable<NamedEvent>): AsyncGenerator<AssistantEvent> {
-  for await (const event of events) {
-    const { choice, tokens } = event;
-    if (event.type === "text") {
-      if (event.text !== "" || tokens.length > 0) yield { type: "text", choice, text: event.text, tokens };
-    } else {
-      const { reason, stop, promptTokens, completionTokens } = event;
-      yield { type: "finish", choice, reason, stop, promptTokens, completionTokens, reasoningTokens: 0 };
-    }
-  }
+function toPrompt(
+  { engine }: Services,
+  { messages, tools, toolChoice, template = {} }: Conversation,
+): Prompt {
+  const options = { ...template, tools: toolChoice === "none" ? [] : tools };
+  const promptIds = engine.text.encodeChat(messages, options);
+  if (!engine.model.isPrefixLm || !template.continueFinalMessage) return { promptIds };
+  // The model wrote that message itself, or should think so: it is read as an answer is, and what came before as a prompt.
+  const asked = { ...options, continueFinalMessage: false, addGenerationPrompt: true };
+  const askedIds = engine.text.encodeChat(messages.slice(0, -1), asked);
+  const firstOther = askedIds.findIndex((id, index) => id !== promptIds[index]);
+  return { promptIds, prefixLength: firstOther < 0 ? askedIds.length : firstOther };
+}
+
+async function* readAnswers(
+  { events, choiceCount }: Generation,
+  format: AnswerFormat,
+): AsyncGenerator<AssistantEvent> {
+  const readers = Array.from({ length: choiceCount }, (_, choice) => new AnswerReader(choice, format));
+  for await (const event of events) yield* readers[event.choice].read(event);
 }

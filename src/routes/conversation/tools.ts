@@ -1,0 +1,42 @@
+/** The rules of tools and of choosing among them, in whatever dialect they are written. */
+import { z } from "zod";
+import type { ToolDefinition } from "../../engine/client.ts";
+import { NAME_CHARS_MAX } from "../../limits.ts";
+import { quote } from "../errors.ts";
+import { refusal } from "../validation.ts";
+import type { ToolChoice } from "./conversation.ts";
+
+const nameError = `1 to ${NAME_CHARS_MAX} letters, digits, or any of _ - . :`;
+
+export const toolName = z
+  .string({ error: nameError })
+  .max(NAME_CHARS_MAX, { error: nameError })
+  .regex(/^[\w.:-]+$/, { error: nameError });
+
+export interface GivenTools {
+  tools?: readonly ToolDefinition[];
+  toolChoice?: ToolChoice;
+}
+
+/** The choice, which is "auto" with tools and "none" without. Throws `InvalidRequestError` for one that cannot be made. */
+export function checkTools({ tools, toolChoice }: GivenTools): {
+  tools: readonly ToolDefinition[];
+  toolChoice: ToolChoice;
+} {
+  if (tools === undefined) {
+    if (toolChoice !== undefined && toolChoice !== "none") {
+      throw refusal("tool_choice", "expected tools to choose from, got a request without");
+    }
+    return { tools: [], toolChoice: "none" };
+  }
+  if (tools.length === 0) throw refusal("tools", "expected at least one tool, got an array of 0");
+  const names = new Set(tools.map(({ name }) => name));
+  if (names.size < tools.length) throw refusal("tools", "expected different names, got one twice");
+  if (typeof toolChoice === "object" && !names.has(toolChoice.name)) {
+    throw refusal("tool_choice", `expected the name of one of the tools, got ${quote(toolChoice.name)}`);
+  }
+  if (toolChoice === "required" || typeof toolChoice === "object") {
+    throw refusal("tool_choice", 'expected "none" or "auto", as nothing else is supported');
+  }
+  return { tools, toolChoice: toolChoice ?? "auto" };
+}
