@@ -12,7 +12,7 @@ export const REQUEST_BODY_BYTES_MAX = 8 * 1024 * 1024;
 export const JSON_DEPTH_MAX = 32;
 export const MESSAGES_MAX = 4096;
 export const CONTENT_PARTS_MAX = 1024;
-/** Longest name of a participant, a tool, or a call's id. */
+/** Longest name of a participant or a tool, and longest id of a call, an item or a response. */
 export const NAME_CHARS_MAX = 128;
 /** Tools of a request, and calls of a message; OpenAI's own limit. */
 export const TOOLS_MAX = 128;
@@ -39,9 +39,8 @@ export const REQUEST_ID_CHARS_MAX = 128;
 export const METADATA_PAIRS_MAX = 16;
 export const METADATA_KEY_CHARS_MAX = 64;
 export const METADATA_VALUE_CHARS_MAX = 512;
-/** Longest id of an item, a call or a tool; of a name it is OpenAI's own limit. */
-export const ITEM_ID_CHARS_MAX = 128;
-export const TOOL_NAME_CHARS_MAX = 64;
+/** Names in `include`, of which there are fewer. */
+export const INCLUDES_MAX = 16;
 
 // HTTP answers
 

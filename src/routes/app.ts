@@ -9,6 +9,9 @@ import { answerWith } from "./endpoint.ts";
 import { HttpError, isServerFailure, quote, toErrorAnswerAt } from "./errors.ts";
 import { modelEntry, modelList } from "./models.ts";
 import { checkModel } from "./parameters.ts";
+import { ResponseStore } from "./responses/response-store.ts";
+import { responses } from "./responses/responses.ts";
+import { addStoredResponses } from "./responses/stored-responses.ts";
 import { type AppEnv, defaultChatSettings, type Services } from "./services.ts";
 
 /** `log` defaults to silence and `startTimer` to the runtime's timers. */
@@ -42,9 +45,16 @@ function addRoutes(app: Hono<AppEnv>, services: Services): void {
   });
   app.post("/v1/completions", answerWith(completions, services));
   app.post("/v1/chat/completions", answerWith(chatCompletions, services));
+  const store = new ResponseStore();
+  app.post("/v1/responses", answerWith(responses(store), services));
+  addStoredResponses(app, store);
 
   for (const path of ["/health", "/v1/models", "/v1/models/:name{.+}"]) app.all(path, refuseMethod("GET"));
-  for (const path of ["/v1/completions", "/v1/chat/completions"]) app.all(path, refuseMethod("POST"));
+  for (const path of ["/v1/completions", "/v1/chat/completions", "/v1/responses"]) {
+    app.all(path, refuseMethod("POST"));
+  }
+  app.all("/v1/responses/:id", refuseMethod("GET, DELETE"));
+  app.all("/v1/responses/:id/input_items", refuseMethod("GET"));
 }
 
 function refuseMethod(allowed: string): (c: Context<AppEnv>) => never {

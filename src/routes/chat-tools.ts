@@ -1,8 +1,7 @@
 /** `tools` and `tool_choice` of `/v1/chat/completions`. */
 import { z } from "zod";
-import type { JsonSchema } from "../engine/client.ts";
 import { TOOLS_MAX } from "../limits.ts";
-import { type GivenTools, toolName } from "./conversation/tools.ts";
+import { type GivenTools, jsonSchema, toolName } from "./conversation/tools.ts";
 import { array, boolean, object } from "./validation.ts";
 
 const functionType = z.literal("function", { error: '"function", as nothing else is supported' });
@@ -12,11 +11,7 @@ const tool = object({
   function: object({
     name: toolName,
     description: z.string({ error: "a string" }).optional(),
-    parameters: z
-      .custom<JsonSchema>((value) => typeof value === "object" && value !== null && !Array.isArray(value), {
-        error: "a JSON Schema",
-      })
-      .optional(),
+    parameters: jsonSchema.optional(),
     strict: boolean.optional(),
   }),
 });

@@ -20,6 +20,8 @@ export interface Endpoint<Parameters extends CommonParameters> {
 export interface StartOptions {
   services: Services;
   id: string;
+  /** Seconds since the epoch. */
+  created: number;
   /** Aborted when the client leaves. */
   signal: AbortSignal;
 }
@@ -44,8 +46,9 @@ export function answerWith<Parameters extends CommonParameters>(
     const id = `${endpoint.idPrefix}${services.newId()}`;
     const gone = new AbortController();
     const signal = AbortSignal.any([c.req.raw.signal, gone.signal]);
-    const head: AnswerHead = { id, created: Math.floor(services.clock() / 1000), model: model.id };
-    const answers = await endpoint.start(parameters, { services, id, signal });
+    const created = Math.floor(services.clock() / 1000);
+    const head: AnswerHead = { id, created, model: model.id };
+    const answers = await endpoint.start(parameters, { services, id, created, signal });
     if (!parameters.stream) return c.json(await answers.whole(head));
     const includeUsage = parameters.stream_options?.include_usage ?? false;
     const { format = dataEvents } = answers;

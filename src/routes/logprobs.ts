@@ -6,11 +6,11 @@ const LOGPROB_MIN = -9999;
 
 /** `logprobs` of a chat's choice. */
 export function chatLogprobs(tokens: readonly NamedLogprobs[]): object {
-  const content = tokens.map(({ chosen, top }) => ({
-    ...chatToken(chosen),
-    top_logprobs: top.map(chatToken),
-  }));
-  return { content, refusal: null };
+  return { content: chatTokens(tokens), refusal: null };
+}
+
+export function chatTokens(tokens: readonly NamedLogprobs[]): object[] {
+  return tokens.map(({ chosen, top }) => ({ ...chatToken(chosen), top_logprobs: top.map(chatToken) }));
 }
 
 function chatToken({ text, logprob }: NamedToken): object {

@@ -88,3 +88,18 @@ export async function chunksOf(response: Response): Promise<unknown[]> {
 export async function until(condition: () => boolean): Promise<void> {
   while (!condition()) await new Promise((resolve) => setTimeout(resolve, 0));
 }
+
+/** The objects of a stream whose events are named by their type; what follows the last is returned as `end`. */
+export async function namedEventsOf(response: Response): Promise<{ events: NamedEvent[]; end: string }> {
+  const text = await response.text();
+  const frames = text.split("\n\n").filter((frame) => frame.startsWith("event: "));
+  const events = frames.map((frame) => {
+    const [, name, data] = /^event: (.*)\ndata: (.*)$/.exec(frame) ?? [];
+    const event = JSON.parse(data) as NamedEvent;
+    expect(event.type).toBe(name);
+    return event;
+  });
+  return { events, end: text.slice(text.lastIndexOf(frames.at(-1) ?? "") + (frames.at(-1) ?? "").length) };
+}
+
+export type NamedEvent = Record<string, unknown> & { type: string };

@@ -1,6 +1,6 @@
 /** The rules of tools and of choosing among them, in whatever dialect they are written. */
 import { z } from "zod";
-import type { ToolDefinition } from "../../engine/client.ts";
+import type { JsonSchema, ToolDefinition } from "../../engine/client.ts";
 import { NAME_CHARS_MAX } from "../../limits.ts";
 import { quote } from "../errors.ts";
 import { refusal } from "../validation.ts";
@@ -12,6 +12,12 @@ export const toolName = z
   .string({ error: nameError })
   .max(NAME_CHARS_MAX, { error: nameError })
   .regex(/^[\w.:-]+$/, { error: nameError });
+
+/** Whether it is a good schema is for others to say. */
+export const jsonSchema = z.custom<JsonSchema>(
+  (value) => typeof value === "object" && value !== null && !Array.isArray(value),
+  { error: "a JSON Schema" },
+);
 
 export interface GivenTools {
   tools?: readonly ToolDefinition[];
