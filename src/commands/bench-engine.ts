@@ -36,12 +36,13 @@ export async function benchEngine(options: BenchEngineOptions, environment: Envi
 }
 
 /** Room for the largest case; prefixes are computed anew each time. */
-function engineFor(engine: EngineOptions, { batches, prompts, load }: CaseOptions): EngineOptions {
+function engineFor(engine: EngineOptions, { batches, prompts, load, stall }: CaseOptions): EngineOptions {
   const sequences = Math.max(16, load?.concurrency ?? 0, ...batches);
   return {
     ...engine,
     maxSequences: engine.maxSequences ?? sequences,
-    maxBatchedTokens: engine.maxBatchedTokens ?? Math.max(2048, sequences, ...prompts),
+    maxBatchedTokens:
+      engine.maxBatchedTokens ?? Math.max(2048, sequences, ...prompts, stall ? stall.prompt + 16 : 0),
     prefixCaching: false,
   };
 }

@@ -1,6 +1,6 @@
 /** Compares a case's logits with what was expected of them. Pure. */
 import type { VerifyCase } from "./cases.ts";
-import type { Tolerance } from "./verify.ts";
+import type { Tolerance } from "./tolerance.ts";
 
 export interface CaseResult {
   name: string;

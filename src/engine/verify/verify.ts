@@ -9,6 +9,7 @@ import type { Runner } from "../runner.ts";
 import { type Rectangle, rectangleRows } from "../step-plan.ts";
 import type { VerifyCase } from "./cases.ts";
 import { judge, type CaseResult } from "./judge.ts";
+import type { Tolerance } from "./tolerance.ts";
 
 /** A case with its place in the KV cache and the logits collected so far, rows of [vocab] each. */
 interface Running {
@@ -26,14 +27,6 @@ export interface VerifyOptions {
   vocabSize: number;
   tolerance: Tolerance;
   onResult?: (result: CaseResult) => void;
-}
-
-/** The largest errors that pass. */
-export interface Tolerance {
-  /** Of all logits together. */
-  relativeRms: number;
-  /** Of one log-probability, or one logit where only some are known. */
-  logprob: number;
 }
 
 /** Results in the order of the cases. */
