@@ -6,7 +6,8 @@
 // four neighbours. So one lane finishes whole words of the cache. Reads each weight once: bound by memory. head_dim and
 // rotary_dim are multiples of 4. A slot outside the cache is not written; f16 is clamped to its range.
 enable subgroups;
-override FORMAT: u32 = 0;    // of weight: 0 f32, 1 bf16, 2 f16
+override FORMAT: u32 = 0;    // of weight: 0 f32, 1 bf16, 2 f16, 3 i8, 4 i4
+override GROUP_EIGHTHS: u32 = 4; // of i8 and i4: consecutive inputs that share a scale (an f16), in eights
 override KV_FORMAT: u32 = 0; // of kv, likewise
 override NORM: u32 = 0;      // of x: 0 none, 1 RMS, 2 RMS times w, 3 RMS times 1 + w
 override BIAS: u32 = 0;      // 1: adds bias
@@ -23,12 +24,13 @@ struct Params {
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> x: array<vec4f>;           // [tokens, inputs]
 @group(0) @binding(2) var<storage, read> weight: array<vec4u>;      // [rows, inputs]
-@group(0) @binding(3) var<storage, read> norm: array<vec4f>;        // [norms]
-@group(0) @binding(4) var<storage, read> bias: array<f32>;          // [biases]
-@group(0) @binding(5) var<storage, read> cos_sin: array<vec2f>;     // [positions, rotary_dim]
-@group(0) @binding(6) var<storage, read> tokens_meta: array<vec4u>; // [tokens, 4]
-@group(0) @binding(7) var<storage, read_write> y: array<vec2f>;     // [tokens, y_row]
-@group(0) @binding(8) var<storage, read_write> kv: array<u32>;      // [blocks, 2, block_size, kv_channels]
+@group(0) @binding(3) var<storage, read> scales: array<u32>;        // [scales]
+@group(0) @binding(4) var<storage, read> norm: array<vec4f>;        // [norms]
+@group(0) @binding(5) var<storage, read> bias: array<f32>;          // [biases]
+@group(0) @binding(6) var<storage, read> cos_sin: array<vec2f>;     // [positions, rotary_dim]
+@group(0) @binding(7) var<storage, read> tokens_meta: array<vec4u>; // [tokens, 4]
+@group(0) @binding(8) var<storage, read_write> y: array<vec2f>;     // [tokens, y_row]
+@group(0) @binding(9) var<storage, read_write> kv: array<u32>;      // [blocks, 2, block_size, kv_channels]
 
 const ROWS: u32 = 4;
 const LANES: u32 = TEAMS * TEAM_LANES;
@@ -38,18 +40,64 @@ var<workgroup> partial: array<f32, SUBGROUPS * SUMS>; // [subgroup, sum]
 /// Eight consecutive elements of a row.
 struct Eight { a: vec4f, b: vec4f }
 
-/// The same as stored; 16-bit elements leave b empty.
+/// The same as stored: 16-bit elements in a, fewer bits in its first words, before the scale's bits.
 struct Words { a: vec4u, b: vec4u }
 
 /// Where a team's rows are: a head (gates, queries, keys and values counted through), and the channels of both pairs.
 struct Quad { head: u32, channels: vec2u, turns: bool }
 
+/// Rows are whole groups, so groups are counted through the matrix.
+fn scale_bits(i: u32) -> u32 {
+  let group = i / GROUP_EIGHTHS;
+  return scales[group / 2] >> (16 * (group % 2));
+}
+
 fn load(i: u32) -> Words {
   if (FORMAT == 0) { return Words(weight[2 * i], weight[2 * i + 1]); }
+  if (FORMAT == 3) {
+    let at = 2 * (i % 2);
+    return Words(vec4u(weight[i / 2][at], weight[i / 2][at + 1], scale_bits(i), 0), vec4u());
+  }
+  if (FORMAT == 4) { return Words(vec4u(weight[i / 4][i % 4], 0, scale_bits(i), 0), vec4u()); }
   return Words(weight[i], vec4u());
 }
 
+/// Eight integers, each times what its place in its word makes it worth. An integer below 2^23 under the exponent of
+/// 2^23 is 2^23 + itself, exactly: bits are masked in place, and nothing is shifted or converted.
+fn integers(words: vec4u) -> Eight {
+  let exponent = vec4u(0x4b000000);
+  if (FORMAT == 3) {
+    let bytes = words.xy ^ vec2u(0x80808080);
+    let halves = vec4u(bytes.x, bytes.x >> 16, bytes.y, bytes.y >> 16);
+    let mask = vec4u(0xff, 0xff00, 0xff, 0xff00);
+    let zero = vec4f(0x800080, 0x808000, 0x800080, 0x808000);
+    return Eight(
+      bitcast<vec4f>((halves.xxyy & mask) | exponent) - zero,
+      bitcast<vec4f>((halves.zzww & mask) | exponent) - zero,
+    );
+  }
+  let mask = vec4u(0xf, 0xf0, 0xf00, 0xf000);
+  let zero = vec4f(0x800008, 0x800080, 0x800800, 0x808000);
+  return Eight(
+    bitcast<vec4f>((vec4u(words.x) & mask) | exponent) - zero,
+    bitcast<vec4f>((vec4u(words.x >> 16) & mask) | exponent) - zero,
+  );
+}
+
+/// What undoes the worth of a place, for inputs to be multiplied by.
+fn places() -> vec4f {
+  if (FORMAT == 3) { return vec4f(1.0, 0x1p-8, 1.0, 0x1p-8); }
+  return vec4f(1.0, 0x1p-4, 0x1p-8, 0x1p-12);
+}
+
+/// The scale of eight quantised elements, to be multiplied with their product.
+fn scaled(words: Words, product: f32) -> f32 {
+  if (FORMAT > 2) { return product * unpack2x16float(words.a.z).x; }
+  return product;
+}
+
 fn widened(words: Words) -> Eight {
+  if (FORMAT > 2) { return integers(words.a); }
   if (FORMAT == 0) { return Eight(bitcast<vec4f>(words.a), bitcast<vec4f>(words.b)); }
   if (FORMAT == 1) {
     let even = bitcast<vec4f>(words.a << vec4u(16));
@@ -180,7 +228,13 @@ fn main(
             a *= factor.a;
             b *= factor.b;
           }
-          for (var r = 0u; r < ROWS; r++) { sums[t * ROWS + r] += dot(w[r].a, a) + dot(w[r].b, b); }
+          if (FORMAT > 2) {
+            a *= places();
+            b *= places();
+          }
+          for (var r = 0u; r < ROWS; r++) {
+            sums[t * ROWS + r] += scaled(words[u * ROWS + r], dot(w[r].a, a) + dot(w[r].b, b));
+          }
         }
       }
     }

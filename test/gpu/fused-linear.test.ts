@@ -3,7 +3,16 @@ import { type FusedLinearOptions, fusedLinear } from "../../src/gpu/kernels/fuse
 import type { Activation } from "../../src/gpu/kernels/gated-activation.ts";
 import type { Teams } from "../../src/gpu/kernels/teams.ts";
 import type { Dtype } from "../../src/gpu/tensor.ts";
-import { assertClose, normals, output, rounded, runTwice, testGpu, upload } from "../support/gpu.ts";
+import {
+  assertClose,
+  normals,
+  output,
+  rounded,
+  runTwice,
+  testGpu,
+  upload,
+  uploadQuantized,
+} from "../support/gpu.ts";
 
 const gpu = await testGpu();
 setDefaultTimeout(60_000);
@@ -21,15 +30,32 @@ interface Case {
   bias?: boolean;
   accumulate?: boolean;
   teams?: Teams;
+  /** Inputs that share a scale, of i8 and i4. */
+  group?: number;
 }
 
 const eps = 1e-5;
 
-function valuesOf({ tokens, inputs, outputs, dtype, activation }: Case) {
+/** Integers of the whole range, scales of either sign, and what they are worth. */
+function quantizedWeight(dtype: "i8" | "i4", count: number, group: number) {
+  const range = dtype === "i8" ? 256 : 16;
+  const values = Int8Array.from({ length: count }, (_, i) => ((i * 37 + (i >> 5)) % range) - range / 2);
+  const scales = rounded(normals(6, count / group, 1 / range), "f16");
+  const weight = Float64Array.from(values, (value, i) => value * scales[Math.floor(i / group)]);
+  return { weight, quantized: { values, scales, dtype } };
+}
+
+function weightOf({ inputs, dtype, group = 32 }: Case, rows: number) {
+  if (dtype === "i8" || dtype === "i4") return quantizedWeight(dtype, rows * inputs, group);
+  return { weight: rounded(normals(2, rows * inputs, inputs ** -0.5), dtype), quantized: undefined };
+}
+
+function valuesOf(shape: Case) {
+  const { tokens, inputs, outputs, activation } = shape;
   const rows = activation ? 2 * outputs : outputs;
   return {
     x: rounded(normals(1, tokens * inputs), "f32"),
-    weight: rounded(normals(2, rows * inputs, inputs ** -0.5), dtype),
+    ...weightOf(shape, rows),
     norm: rounded(normals(3, inputs), "f32"),
     bias: rounded(normals(4, rows), "f32"),
     before: rounded(normals(5, tokens * outputs), "f32"),
@@ -75,7 +101,9 @@ function optionsOf(shape: Case, values: Values): FusedLinearOptions {
   const weight = norm && norm !== "plain" ? upload(gpu, "norm", [inputs], values.norm) : undefined;
   return {
     x: upload(gpu, "x", [tokens, inputs], values.x),
-    weight: upload(gpu, "weight", [rows, inputs], values.weight, dtype),
+    weight: values.quantized
+      ? uploadQuantized(gpu, "weight", [rows, inputs], values.quantized)
+      : upload(gpu, "weight", [rows, inputs], values.weight, dtype),
     y: output(gpu, "y", [tokens, outputs], shape.accumulate ? values.before : undefined),
     norm: norm && { eps, weight, plusOne: norm === "plus-one" },
     bias: shape.bias ? upload(gpu, "bias", [rows], values.bias) : undefined,
@@ -96,6 +124,10 @@ const cases: Case[] = [
   { tokens: 3, inputs: 24, outputs: 7, dtype: "f32", norm: "plus-one", activation: "gelu-tanh", bias: true },
   { tokens: 5, inputs: 776, outputs: 19, dtype: "bf16", activation: "silu" },
   { tokens: 8, inputs: 512, outputs: 130, dtype: "f16", norm: "plain", activation: "silu", accumulate: true },
+  { tokens: 1, inputs: 288, outputs: 21, dtype: "i8", norm: "plain", bias: true },
+  { tokens: 3, inputs: 320, outputs: 9, dtype: "i8", group: 64, activation: "silu" },
+  { tokens: 1, inputs: 800, outputs: 30, dtype: "i4", accumulate: true },
+  { tokens: 2, inputs: 192, outputs: 5, dtype: "i4", group: 64, norm: "weight" },
   { tokens: 1, inputs: 520, outputs: 21, dtype: "f16", teams: { count: 2, lanes: 64, rows: 4, unroll: 3 } },
 ];
 

@@ -1,9 +1,10 @@
 import type { GpuTraits } from "../gpu.ts";
-import { type Dispatch, formatCode, groups, type KernelSpec, matchTensors, tensor } from "../kernel.ts";
-import { bytesPerElement, flatten, type Tensor } from "../tensor.ts";
+import { type Dispatch, groups, type KernelSpec, matchTensors, tensor } from "../kernel.ts";
+import { flatten, type Tensor } from "../tensor.ts";
 import { sharesRow } from "./attention-decode.ts";
 import { chooseTeams, groupGrid, type Teams, teamConsts, tokenCount } from "./teams.ts";
 import { checkMultiple } from "./token-grid.ts";
+import { scalesOf, weightBytes, weightConstants } from "./weights.ts";
 
 export const combineLinearSpec: KernelSpec = {
   name: "combine-linear",
@@ -19,7 +20,8 @@ export const combineLinearSpec: KernelSpec = {
   tensors: {
     shares: tensor("read", "f32", "tokens share_row"),
     gate: tensor("read", "f32", "tokens gate_row"),
-    weight: tensor("read", "packed", "outputs inputs"),
+    weight: tensor("read", "weights", "outputs inputs"),
+    scales: tensor("read", "packed", "scales"),
     bias: tensor("read", "f32", "biases"),
     y: tensor("read_write", "f32", "tokens outputs"),
   },
@@ -58,6 +60,7 @@ export function combineLinear(traits: GpuTraits, options: CombineLinearOptions, 
     shares,
     gate: gate?.tensor ?? shares,
     weight,
+    scales: scalesOf(weight, filler),
     bias: bias ?? filler,
     y,
   };
@@ -69,7 +72,7 @@ export function combineLinear(traits: GpuTraits, options: CombineLinearOptions, 
     spec: combineLinearSpec,
     file: "combine-linear",
     constants: {
-      FORMAT: formatCode[weight.dtype] ?? 0,
+      ...weightConstants("combine-linear", weight),
       GATED: gate ? 1 : 0,
       BIAS: bias ? 1 : 0,
       ACCUMULATE: options.accumulate ? 1 : 0,
@@ -85,7 +88,7 @@ export function combineLinear(traits: GpuTraits, options: CombineLinearOptions, 
       gate_offset: gate?.offset ?? 0,
     },
     workgroups: groupGrid(groups(outputs, teams.rows * teams.count)),
-    bytes: outputs * inputs * bytesPerElement[weight.dtype] + 4 * tokens * (inputs + outputs),
+    bytes: weightBytes(weight) + 4 * tokens * (inputs + outputs),
     flops: 2 * tokens * inputs * outputs,
   };
 }

@@ -1,8 +1,9 @@
 import type { GpuTraits } from "../gpu.ts";
-import { type Dispatch, formatCode, groups, type KernelSpec, matchTensors, tensor } from "../kernel.ts";
-import { bytesPerElement, flatten, type Tensor } from "../tensor.ts";
+import { type Dispatch, groups, type KernelSpec, matchTensors, tensor } from "../kernel.ts";
+import { flatten, type Tensor } from "../tensor.ts";
 import type { Activation } from "./gated-activation.ts";
 import { checkMultiple } from "./token-grid.ts";
+import { scalesOf, weightBytes, weightConstants } from "./weights.ts";
 import { chooseTeams, groupGrid, type Teams, teamConsts } from "./teams.ts";
 
 export const fusedLinearSpec: KernelSpec = {
@@ -11,7 +12,8 @@ export const fusedLinearSpec: KernelSpec = {
   params: { tokens: "u32", inputs: "u32", outputs: "u32", eps: "f32" },
   tensors: {
     x: tensor("read", "f32", "tokens inputs"),
-    weight: tensor("read", "packed", "rows inputs"),
+    weight: tensor("read", "weights", "rows inputs"),
+    scales: tensor("read", "packed", "scales"),
     norm: tensor("read", "f32", "norms"),
     bias: tensor("read", "f32", "biases"),
     y: tensor("read_write", "f32", "tokens outputs"),
@@ -57,7 +59,14 @@ export const fusedTokensMax = 8;
 export function fusedLinear(traits: GpuTraits, options: FusedLinearOptions, given?: Teams): Dispatch {
   const { x, weight, y, norm, bias, activation } = options;
   const filler = flatten(x);
-  const tensors = { x, weight, norm: norm?.weight ?? filler, bias: bias ?? filler, y };
+  const tensors = {
+    x,
+    weight,
+    scales: scalesOf(weight, filler),
+    norm: norm?.weight ?? filler,
+    bias: bias ?? filler,
+    y,
+  };
   const { tokens, inputs, outputs, rows } = matchTensors(fusedLinearSpec, tensors);
   check(options, { tokens, inputs, outputs, rows });
   const gated = activation !== undefined;
@@ -66,7 +75,7 @@ export function fusedLinear(traits: GpuTraits, options: FusedLinearOptions, give
     spec: fusedLinearSpec,
     file: "fused-linear",
     constants: {
-      FORMAT: formatCode[weight.dtype] ?? 0,
+      ...weightConstants("fused-linear", weight),
       NORM: normCode(norm),
       ACT: activation === "gelu-tanh" ? 1 : 0,
       BIAS: bias ? 1 : 0,
@@ -76,7 +85,7 @@ export function fusedLinear(traits: GpuTraits, options: FusedLinearOptions, give
     tensors,
     params: { tokens, inputs, outputs, eps: norm?.eps ?? 0 },
     workgroups: groupGrid(groups(rows, teams.rows * teams.count)),
-    bytes: rows * inputs * bytesPerElement[weight.dtype] + 4 * tokens * (inputs + outputs),
+    bytes: weightBytes(weight) + 4 * tokens * (inputs + outputs),
     flops: 2 * tokens * inputs * rows,
   };
 }

@@ -1,9 +1,7 @@
 import type { GpuTraits } from "../gpu.ts";
-import { type Dispatch, formatCode, groups, type KernelSpec, matchTensors, tensor } from "../kernel.ts";
-import { bytesPerElement, elementCount, flatten, type Tensor } from "../tensor.ts";
-
-/** How many inputs of a row may share a scale. */
-export const quantizationGroups = [32, 64] as const;
+import { type Dispatch, groups, type KernelSpec, matchTensors, tensor } from "../kernel.ts";
+import { flatten, type Tensor } from "../tensor.ts";
+import { scalesOf, weightBytes, weightConstants } from "./weights.ts";
 
 export const linearSpec: KernelSpec = {
   name: "linear",
@@ -46,7 +44,7 @@ type Variant = Pick<Dispatch, "file" | "constants" | "replace" | "workgroups">;
 export function linear(traits: GpuTraits, options: LinearOptions): Dispatch {
   const { x, weight, y } = options;
   const unread = flatten(x);
-  const scales = weight.scales ? flatten(weight.scales) : unread;
+  const scales = scalesOf(weight, unread);
   const tensors = { x, weight, scales, bias: options.bias ?? unread, y };
   const { tokens, inputs, outputs } = matchTensors(linearSpec, tensors);
   checkSizes(options, inputs, outputs);
@@ -55,10 +53,9 @@ export function linear(traits: GpuTraits, options: LinearOptions): Dispatch {
     spec: linearSpec,
     ...variant,
     constants: {
-      FORMAT: formatCode[weight.dtype] ?? 0,
+      ...weightConstants("linear", weight),
       BIAS: options.bias ? 1 : 0,
       ACCUMULATE: options.accumulate ? 1 : 0,
-      ...groupConstants(weight),
       ...variant.constants,
     },
     tensors,
@@ -79,26 +76,6 @@ function checkSizes({ weight, bias }: LinearOptions, inputs: number, outputs: nu
       `Cannot run linear: expected bias [${outputs}], got [${bias.shape[0]}] (${bias.name})`,
     );
   }
-}
-
-/** Inputs that share a scale, in eights. Throws TypeError unless scales are there for a quantised matrix and fit it. */
-function groupConstants({ name, dtype, shape, scales }: Tensor): Record<string, number> {
-  if (dtype !== "i8" && dtype !== "i4") return {};
-  const [outputs, inputs] = shape;
-  const [rows, groupCount] = scales?.dtype === "f16" ? scales.shape : [];
-  const size = inputs / groupCount;
-  if (rows !== outputs || !quantizationGroups.some((group) => group === size)) {
-    const expected = `f16 scales [${outputs}, ${inputs} / ${quantizationGroups.join(" or ")}]`;
-    const found = scales ? `${scales.dtype} [${scales.shape.join(", ")}]` : "none";
-    throw new TypeError(
-      `Cannot run linear: expected ${expected} with ${dtype} weights, got ${found} (${name})`,
-    );
-  }
-  return { GROUP_EIGHTHS: size / 8 };
-}
-
-function weightBytes({ shape, dtype, scales }: Tensor): number {
-  return elementCount(shape) * bytesPerElement[dtype] + (scales ? weightBytes(scales) : 0);
 }
 
 const matvecTokensMax = 8;

@@ -1,9 +1,10 @@
 import type { GpuTraits } from "../gpu.ts";
 import { type Dispatch, formatCode, groups, type KernelSpec, matchTensors, tensor } from "../kernel.ts";
-import { bytesPerElement, flatten, type Tensor } from "../tensor.ts";
+import { flatten, type Tensor } from "../tensor.ts";
 import { type FusedNorm, fusedTokensMax, normCode } from "./fused-linear.ts";
 import { chooseTeams, type Teams, teamConsts } from "./teams.ts";
 import { checkMultiple } from "./token-grid.ts";
+import { scalesOf, weightBytes, weightConstants } from "./weights.ts";
 
 export const qkvDecodeSpec: KernelSpec = {
   name: "qkv-decode",
@@ -23,7 +24,8 @@ export const qkvDecodeSpec: KernelSpec = {
   },
   tensors: {
     x: tensor("read", "f32", "tokens inputs"),
-    weight: tensor("read", "packed", "rows inputs"),
+    weight: tensor("read", "weights", "rows inputs"),
+    scales: tensor("read", "packed", "scales"),
     norm: tensor("read", "f32", "norms"),
     bias: tensor("read", "f32", "biases"),
     cos_sin: tensor("read", "f32", "positions rotary_dim"),
@@ -66,6 +68,7 @@ export function qkvDecode(traits: GpuTraits, options: QkvDecodeOptions, given?: 
   const tensors = {
     x,
     weight,
+    scales: scalesOf(weight, filler),
     norm: norm?.weight ?? filler,
     bias: bias ?? filler,
     cos_sin: cosSin ?? { ...x, shape: [1, 0] },
@@ -81,7 +84,7 @@ export function qkvDecode(traits: GpuTraits, options: QkvDecodeOptions, given?: 
     spec: qkvDecodeSpec,
     file: "qkv-decode",
     constants: {
-      FORMAT: formatCode[weight.dtype] ?? 0,
+      ...weightConstants("qkv-decode", weight),
       KV_FORMAT: formatCode[kv.dtype] ?? 0,
       NORM: normCode(norm),
       BIAS: bias ? 1 : 0,
@@ -97,7 +100,7 @@ export function qkvDecode(traits: GpuTraits, options: QkvDecodeOptions, given?: 
       eps: norm?.eps ?? 0,
     },
     workgroups: [groups(rows / quadRows, teams.count), 1, 1],
-    bytes: rows * inputs * bytesPerElement[weight.dtype] + 4 * tokens * (inputs + rows),
+    bytes: weightBytes(weight) + 4 * tokens * (inputs + rows),
     flops: 2 * tokens * inputs * rows,
   };
 }
