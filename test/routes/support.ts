@@ -2,7 +2,7 @@
 import { expect } from "bun:test";
 import type { GenerationRequest } from "../../src/engine/client.ts";
 import { createApp } from "../../src/routes/app.ts";
-import type { LogEntry } from "../../src/routes/services.ts";
+import type { ChatSettings, LogEntry } from "../../src/routes/services.ts";
 import { ScriptedClient } from "../support/scripted-client.ts";
 
 export const chat = "/v1/chat/completions";
@@ -13,12 +13,13 @@ export interface ErrorJson {
   error: { message: string; type: string; param: string | null; code: string | null };
 }
 
-export function setUp(engine = new ScriptedClient()) {
+export function setUp(engine = new ScriptedClient(), chat?: ChatSettings) {
   let idCount = 0;
   const log: LogEntry[] = [];
   const timers = new ManualTimers();
   const app = createApp({
     engine,
+    ...(chat && { chat }),
     clock: () => 1_700_000_123_456,
     newId: () => String(++idCount),
     randomSeed: () => 99n,

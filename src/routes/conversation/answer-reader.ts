@@ -15,6 +15,8 @@ export class AnswerReader {
   readonly #parser: ToolCallParser | undefined;
   #callCount = 0;
   #reasoningTokens = 0;
+  /** Tokens of which it is not known yet whether they begin thoughts. */
+  #undecidedTokens = 0;
 
   constructor(choice: number, format: AnswerFormat) {
     this.#choice = choice;
@@ -32,7 +34,9 @@ export class AnswerReader {
     const wasThinking = this.#splitter?.isThinking ?? false;
     const parts = this.#splitter?.push(text) ?? [{ type: "text", text }];
     const hasThought = wasThinking || (this.#splitter?.isThinking ?? false);
-    if (hasThought) this.#reasoningTokens += tokenIds.length;
+    this.#undecidedTokens += tokenIds.length;
+    if (hasThought) this.#reasoningTokens += this.#undecidedTokens;
+    if (!this.#splitter?.isUndecided) this.#undecidedTokens = 0;
     const isHidden = hasThought && !this.#isReasoningIncluded;
     yield* withTokens(this.#events(parts), {
       tokens: isHidden ? [] : tokens,

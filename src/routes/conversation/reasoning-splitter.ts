@@ -30,6 +30,11 @@ export class ReasoningSplitter {
     return this.#state.startsWith("reasoning") || (this.#state === "start" && this.#isOpened);
   }
 
+  /** Nothing says yet whether the answer begins with thoughts. */
+  get isUndecided(): boolean {
+    return this.#state === "start" && !this.#isOpened;
+  }
+
   push(piece: string): SplitPart[] {
     this.#pending += piece;
     const parts: SplitPart[] = [];
