@@ -3,6 +3,8 @@ import { type Dispatch, groups, type KernelSpec, matchTensors, tensor } from "..
 import { flatten, type Tensor } from "../tensor.ts";
 import { scalesOf, weightBytes, weightConstants } from "./weights.ts";
 
+export { quantizationGroups } from "./weights.ts";
+
 export const linearSpec: KernelSpec = {
   name: "linear",
   files: ["linear-cpu", "linear-matvec", "linear-matvec-subgroup", "linear-matmul"],
