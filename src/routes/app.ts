@@ -7,6 +7,7 @@ import { chatCompletions } from "./chat-completions.ts";
 import { completions } from "./completions.ts";
 import { answerWith } from "./endpoint.ts";
 import { HttpError, isServerFailure, quote, toErrorAnswerAt } from "./errors.ts";
+import { countTokens, messages } from "./messages/messages.ts";
 import { modelEntry, modelList } from "./models.ts";
 import { checkModel } from "./parameters.ts";
 import { ResponseStore } from "./responses/response-store.ts";
@@ -45,12 +46,20 @@ function addRoutes(app: Hono<AppEnv>, services: Services): void {
   });
   app.post("/v1/completions", answerWith(completions, services));
   app.post("/v1/chat/completions", answerWith(chatCompletions, services));
+  app.post("/v1/messages", answerWith(messages, services));
+  app.post("/v1/messages/count_tokens", countTokens(services));
   const store = new ResponseStore();
   app.post("/v1/responses", answerWith(responses(store), services));
   addStoredResponses(app, store);
 
   for (const path of ["/health", "/v1/models", "/v1/models/:name{.+}"]) app.all(path, refuseMethod("GET"));
-  for (const path of ["/v1/completions", "/v1/chat/completions", "/v1/responses"]) {
+  for (const path of [
+    "/v1/completions",
+    "/v1/chat/completions",
+    "/v1/responses",
+    "/v1/messages",
+    "/v1/messages/count_tokens",
+  ]) {
     app.all(path, refuseMethod("POST"));
   }
   app.all("/v1/responses/:id", refuseMethod("GET, DELETE"));

@@ -22,6 +22,7 @@ export interface StartOptions {
   id: string;
   /** Seconds since the epoch. */
   created: number;
+  requestId: string;
   /** Aborted when the client leaves. */
   signal: AbortSignal;
 }
@@ -48,7 +49,13 @@ export function answerWith<Parameters extends CommonParameters>(
     const signal = AbortSignal.any([c.req.raw.signal, gone.signal]);
     const created = Math.floor(services.clock() / 1000);
     const head: AnswerHead = { id, created, model: model.id };
-    const answers = await endpoint.start(parameters, { services, id, created, signal });
+    const answers = await endpoint.start(parameters, {
+      services,
+      id,
+      created,
+      requestId: c.get("requestId"),
+      signal,
+    });
     if (!parameters.stream) return c.json(await answers.whole(head));
     const includeUsage = parameters.stream_options?.include_usage ?? false;
     const { format = dataEvents } = answers;

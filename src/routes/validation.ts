@@ -28,16 +28,24 @@ export function array<Item extends z.ZodType>(item: Item, lengthMax: number, err
     .pipe(z.array(item));
 }
 
-/** An object of one of several kinds, told apart by its `type`. */
-export function variant<Variants extends Record<string, z.ZodType>>(variants: Variants, error: string) {
+/** An object of one of several kinds, told apart by its `type`, or by another key. */
+export function variant<Variants extends Record<string, z.ZodType>>(
+  variants: Variants,
+  error: string,
+  key = "type",
+) {
   return z.unknown().transform((value, context): z.output<Variants[keyof Variants]> => {
-    const type = typeof value === "object" && value !== null && "type" in value ? value.type : undefined;
-    if (typeof type !== "string" || !Object.hasOwn(variants, type)) {
-      const isObject = typeof value === "object" && value !== null;
-      context.addIssue({ code: "custom", message: error, path: isObject ? ["type"] : [] });
+    const isObject = typeof value === "object" && value !== null && !Array.isArray(value);
+    const kind = isObject ? (value as Record<string, unknown>)[key] : undefined;
+    if (typeof kind !== "string" || !Object.hasOwn(variants, kind)) {
+      context.addIssue({
+        code: "custom",
+        message: isObject ? error : "an object",
+        path: isObject ? [key] : [],
+      });
       return z.NEVER;
     }
-    const result = variants[type].safeParse(value);
+    const result = variants[kind].safeParse(value);
     if (result.success) return result.data as z.output<Variants[keyof Variants]>;
     for (const issue of result.error.issues) context.addIssue({ ...issue });
     return z.NEVER;

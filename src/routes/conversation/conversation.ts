@@ -93,7 +93,8 @@ export async function startConversation(
   return { choiceCount, promptTokens: prompt.promptIds.length, events: readAnswers(generation, format) };
 }
 
-function toPrompt(
+/** Throws `InvalidRequestError` for what the model's template refuses. */
+export function toPrompt(
   { engine }: Services,
   { messages, tools, toolChoice, template = {} }: Conversation,
 ): Prompt {
