@@ -32,8 +32,8 @@ function planDecode(sequence: Sequence, draft: PlanDraft, supply: BlockSupply): 
 
 /** Whether its next token can be fed: a known id, or one that the last step's main batch leaves on the device. */
 function isReady(sequence: Sequence, lastPlan: number): boolean {
-  const { state, isPaused, pending, request, shared, sampledCount } = sequence;
-  if (state !== "decoding" || isPaused || sampledCount >= shared.outputTokensMax) return false;
+  const { state, isPaused, isHeld, pending, request, shared, sampledCount } = sequence;
+  if (state !== "decoding" || isPaused || isHeld || sampledCount >= shared.outputTokensMax) return false;
   const last = pending.at(-1);
   if (!last) return true;
   return !request.needsKnownIds && last.plan === lastPlan && last.row !== null;

@@ -26,6 +26,7 @@ function accept(sequence: Sequence, id: number, { events, ended }: Delivery): vo
   const { choice } = sequence;
   const requestId = sequence.request.id;
   sequence.knownIds.push(id);
+  sequence.isHeld = sequence.request.isGuided ?? false;
   events.push({ type: "tokens", requestId, choice, ids: [id] });
   const reason = endOf(sequence, id);
   if (reason === null) return;

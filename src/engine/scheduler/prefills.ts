@@ -189,6 +189,6 @@ export class PrefillPlanner {
   }
 }
 
-function isCandidate({ state, isPaused, pending }: Sequence): boolean {
-  return state !== "decoding" && !isPaused && pending.length === 0;
+function isCandidate({ state, isPaused, isHeld, pending }: Sequence): boolean {
+  return state !== "decoding" && !isPaused && !isHeld && pending.length === 0;
 }

@@ -21,6 +21,11 @@ export interface SchedulerRequest {
   answers: readonly Omit<RowSampling, "step">[];
   /** The next id can be sampled only when the last one is known to the host (a grammar's mask depends on it). */
   needsKnownIds: boolean;
+  /**
+   * Once an id of an answer is known, its next one can be sampled only after `release`: something outside has to follow
+   * the answer first (a grammar). The first id can be sampled at once. Goes with `needsKnownIds`.
+   */
+  isGuided?: boolean;
   /** What each of the prompt's own tokens gives, none left out and none twice; left out, nothing is wanted of them. */
   promptOutput?: PromptOutput;
   /** On the clock that `schedule` is given; null for none. */

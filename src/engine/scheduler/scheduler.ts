@@ -114,6 +114,13 @@ export class Scheduler {
     if (state) state.isPaused = false;
   }
 
+  /** What guides an answer has followed its last id. An answer that has ended is ignored. */
+  release(requestId: string, choice: number): void {
+    for (const sequence of this.#roster.ofRequest(requestId)) {
+      if (sequence.choice === choice) sequence.isHeld = false;
+    }
+  }
+
   /**
    * The next step, and the requests whose deadline has passed. The plan must be run, after those before it. There is
    * none when nothing can be done before ids are delivered, or at all.
@@ -169,10 +176,10 @@ export class Scheduler {
 
   /**
    * Frees the blocks of the last of those who hold some, so that the first who needs more can go on; false if there is
-   * none but itself. As long as ids are on their way, whoever gets them may do without.
+   * none but itself. As long as ids are on their way, or have to be followed, whoever gets them may do without.
    */
   #makeRoom(): boolean {
-    if (this.#inFlight.size > 0) return false;
+    if (this.#inFlight.size > 0 || this.#roster.all.some(({ isHeld }) => isHeld)) return false;
     const first = this.#roster.all.find(({ isPaused }) => !isPaused);
     const victim = this.#roster.running.findLast((sequence) => sequence !== first);
     if (victim) this.#supply.preempt(victim);

@@ -36,6 +36,8 @@ export class Sequence {
   /** Answers that its prefill samples: all of the request's, or 1 once they have parted. */
   answerCount: number;
   state: SequenceState = "waiting";
+  /** What guides the answer has not followed its last id yet. */
+  isHeld = false;
   kv: SequenceKv;
   /** Tokens whose KV is written by the steps planned so far. */
   computed = 0;
