@@ -1,6 +1,6 @@
 /** An engine's thread within the test's own: keeps what it is sent, and says what the test says. */
 import type { FromEngine, ReadyInfo, ToEngine } from "../../src/engine/protocol.ts";
-import type { StartTimer } from "../../src/engine/worker-client.ts";
+import type { StartTimer } from "../../src/engine/timer.ts";
 
 export class FakeThread {
   readonly sent: ToEngine[] = [];

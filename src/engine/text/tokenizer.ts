@@ -8,6 +8,7 @@
 import { AddedToken, Tokenizer as Library } from "@huggingface/tokenizers";
 import { CheckpointError } from "../errors.ts";
 import { promptAffixes, type PromptAffixes } from "./prompt-affixes.ts";
+import { plainBytes, type Spelling, spellingOf } from "./token-bytes.ts";
 import { type Segment, type SpecialToken, SpecialTokens } from "./special-tokens.ts";
 import {
   readTokenizerFiles,
@@ -39,6 +40,9 @@ export class Tokenizer {
   readonly #ids: ReadonlyMap<string, number>;
   readonly #specialIds: ReadonlySet<number>;
   readonly #affixes: PromptAffixes;
+  readonly #spelling: Spelling;
+  /** Added tokens that are not special. */
+  readonly #plainIds: ReadonlySet<number>;
 
   constructor({ json, config }: TokenizerFiles) {
     const added = addedTokens(json, config);
@@ -48,6 +52,8 @@ export class Tokenizer {
     this.specialTokens = new Map(special.map((token) => [token.content, token.id]));
     this.#specialIds = new Set(special.map((token) => token.id));
     this.#affixes = promptAffixes(json.post_processor);
+    this.#spelling = spellingOf(json);
+    this.#plainIds = new Set([...added.values()].filter((token) => !token.special).map(({ id }) => id));
     this.#library = buildLibrary(json, config, [...added.values()]);
     this.#continuation = continuationOf(json, this.#library);
     this.#vocab = this.#library.model?.vocab ?? [];
@@ -62,6 +68,13 @@ export class Tokenizer {
   /** Whether the id is a token that can show in decoded text. */
   isVisible(id: number): boolean {
     return !this.#specialIds.has(id) && (this.#vocab[id] ?? "") !== "";
+  }
+
+  /** What the token adds to a text's bytes behind other text; none for one that is special. */
+  bytesOf(id: number): Uint8Array {
+    const entry = this.#vocab[id] ?? "";
+    if (!this.isVisible(id)) return new Uint8Array(0);
+    return this.#plainIds.has(id) ? plainBytes(entry) : this.#spelling(entry);
   }
 
   /** Ids of text in which nothing is special; `continues` says that something stands before it. */
