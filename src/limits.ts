@@ -100,3 +100,34 @@ export const SLOW_READER_MS_MAX = 60_000;
 export const STATS_STEPS_MAX = 64;
 /** After so many steps that decodes filled, a waiting prefill gets its share anyway. */
 export const STARVATION_STEPS_MAX = 16;
+
+// Structured output
+
+/** Threads that compile grammars and follow answers. The second keeps streams going while the first compiles. */
+export const GRAMMAR_THREADS_MAX = 3;
+/** A grammar that takes longer to compile is refused, and its thread is ended. */
+export const GRAMMAR_COMPILE_MS_MAX = 10_000;
+/** A thread that takes longer to follow its answers by a token, or to start, is taken for hung. */
+export const GRAMMAR_MOVE_MS_MAX = 10_000;
+export const GRAMMAR_START_MS_MAX = 30_000;
+/** Compiled grammars that a thread keeps; the one that was used longest ago goes first. */
+export const GRAMMARS_KEPT_MAX = 64;
+/** Grammars that wait to be compiled by a thread. */
+export const GRAMMARS_WAITING_MAX = 32;
+/** Memory of a thread's compiled grammars; one that would need more is refused. */
+export const GRAMMAR_MEMORY_BYTES_MAX = 1024 * 1024 * 1024;
+
+/** Length of a regular expression, and how often it may repeat one of its parts. */
+export const REGEX_CHARS_MAX = 4096;
+export const REGEX_REPEATS_MAX = 1024;
+/** Length of a grammar's text, or of a schema's as JSON. */
+export const GRAMMAR_CHARS_MAX = 128 * 1024;
+/** Schemas within a schema, itself included. */
+export const SCHEMA_PARTS_MAX = 4096;
+export const SCHEMA_DEPTH_MAX = 32;
+/** Values of one `enum`. */
+export const ENUM_VALUES_MAX = 1024;
+/** Bounds on the length of a string and of an array: each step up to it is a state of the grammar. */
+export const SCHEMA_LENGTH_MAX = 1024;
+export const SCHEMA_ITEMS_MAX = 1024;
+export const CHOICES_MAX = 1024;

@@ -1,6 +1,7 @@
 /** A request in the engine: what of it the scheduler is told, and what its rows of logits need before and after sampling. */
 import type { GenerationRequest, PromptResult, TokenLogprobs } from "./client.ts";
 import { DeadlineError } from "./errors.ts";
+import type { Guide } from "./grammar/grammar-pool.ts";
 import type { RowEdits } from "./row-edits.ts";
 import { logprobsOf } from "./sampling/logprobs.ts";
 import { allowedMask, noPenalties, Penalties } from "./sampling/penalties.ts";
@@ -15,6 +16,8 @@ export interface AnswerTokens {
 
 interface Answer {
   penalties: Penalties;
+  /** Of the grammar that it follows, if any. */
+  guide: Guide | null;
   outputIds: number[];
   logprobs: TokenLogprobs[];
   isFinished: boolean;
@@ -34,7 +37,8 @@ export class ActiveRequest {
   #cachedTokens: number | null = null;
   #isPromptTold = false;
 
-  constructor(request: GenerationRequest, model: ModelFacts) {
+  /** `guides` are those of a request with a grammar, one an answer. */
+  constructor(request: GenerationRequest, model: ModelFacts, guides: readonly Guide[] = []) {
     const { promptIds, sampling } = request;
     const { penalties = {}, allowedTokenIds } = sampling;
     const params = {
@@ -46,8 +50,9 @@ export class ActiveRequest {
     this.#request = request;
     this.#model = model;
     this.#mask = allowedTokenIds ? allowedMask(allowedTokenIds, model.vocabSize) : null;
-    this.#answers = Array.from({ length: request.sampling.n ?? 1 }, () => ({
+    this.#answers = Array.from({ length: request.sampling.n ?? 1 }, (_, choice) => ({
       penalties: new Penalties(params, promptIds),
+      guide: guides.at(choice) ?? null,
       outputIds: [],
       logprobs: [],
       isFinished: false,
@@ -77,15 +82,29 @@ export class ActiveRequest {
         seed: BigInt.asUintN(64, seed + BigInt(choice)),
       })),
       promptOutput: sampling.promptLogprobs === undefined ? undefined : "logits",
-      needsKnownIds: this.#answers[0].penalties.needsKnownIds,
+      needsKnownIds: this.isGuided || this.#answers[0].penalties.needsKnownIds,
+      isGuided: this.isGuided,
       deadlineMs: deadlineMs ?? null,
     };
   }
 
   /** What to change about the logits from which id `step` of an answer is chosen. */
   edits(choice: number, step: number): RowEdits {
-    const { penalties, outputIds } = this.#answers[choice];
-    return { entries: penalties.entries(outputIds, step), mask: this.#mask };
+    const { penalties, outputIds, guide } = this.#answers[choice];
+    if (guide && guide.ids.length !== step)
+      throw new Error(`Cannot mask id ${step}: the grammar has followed ${guide.ids.length}`);
+    return { entries: penalties.entries(outputIds, step), mask: both(this.#mask, guide?.mask ?? null) };
+  }
+
+  get isGuided(): boolean {
+    return this.#answers[0].guide !== null;
+  }
+
+  /** Lets the answer's grammar follow it by these ids; true when it has come to its end. Throws when it cannot go on. */
+  async follow(choice: number, ids: readonly number[]): Promise<boolean> {
+    const { guide } = this.#answers[choice];
+    await guide?.follow(ids);
+    return guide?.hasEnded ?? false;
   }
 
   keepLogprobs(
@@ -138,7 +157,13 @@ export class ActiveRequest {
   finish(choice: number): boolean {
     const answer = this.#answers.at(choice);
     if (answer) answer.isFinished = true;
+    answer?.guide?.close();
     return this.#answers.every(({ isFinished }) => isFinished);
+  }
+
+  /** Gives up what is held elsewhere for the answers that have not finished. */
+  close(): void {
+    for (const { guide } of this.#answers) guide?.close();
   }
 
   deadlineError(): DeadlineError {
@@ -147,4 +172,9 @@ export class ActiveRequest {
       `Cannot finish request ${id}: expected an answer before its deadline, which has passed`,
     );
   }
+}
+
+/** What both masks allow; null allows all. */
+function both(a: Uint32Array | null, b: Uint32Array | null): Uint32Array | null {
+  return a && b ? a.map((word, index) => word & b[index]) : (a ?? b);
 }

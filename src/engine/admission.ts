@@ -1,15 +1,28 @@
 /** What a model can run: a request is checked against it before it is queued. Pure. */
 import type { GenerationRequest, ModelCard } from "./client.ts";
 import { ContextLengthError, InvalidRequestError } from "./errors.ts";
+import type { GrammarSource } from "./grammar/protocol.ts";
+import { toSource } from "./grammar/to-source.ts";
 
-/** The request as the engine runs it, its token limit cut to the context. Throws if it can never run. */
-export function admit(request: GenerationRequest, model: ModelCard): GenerationRequest {
+/** A request as the engine runs it. */
+export interface AdmittedRequest extends GenerationRequest {
+  /** Its grammar as it is compiled. */
+  grammarSource?: GrammarSource;
+}
+
+/** The request with its token limit cut to the context and its grammar made ready. Throws if it can never run. */
+export function admit(request: GenerationRequest, model: ModelCard): AdmittedRequest {
   checkPrompt(request, model);
   checkPrefix(request, model);
   checkPromptLogprobs(request, model);
   const { promptIds, sampling } = request;
   const room = model.maxModelLen - promptIds.length;
-  return { ...request, sampling: { ...sampling, maxTokens: Math.min(sampling.maxTokens, room) } };
+  const { grammar, ...rest } = sampling;
+  return {
+    ...request,
+    sampling: { ...rest, maxTokens: Math.min(sampling.maxTokens, room) },
+    ...(grammar && { grammarSource: toSource(grammar) }),
+  };
 }
 
 function checkPrompt({ promptIds }: GenerationRequest, { maxModelLen, vocabSize }: ModelCard): void {

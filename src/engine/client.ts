@@ -46,7 +46,22 @@ export interface SamplingParams {
    * after them, so a Prefix LM's request needs a `prefixLength` of 0.
    */
   promptLogprobs?: number;
+  /** What the answer must match, from its first character to its last. */
+  grammar?: Grammar;
 }
+
+/** What an answer must match. `param` is the request's parameter that it came from, for errors. */
+export type Grammar = { param?: string } & (
+  | { type: "json-object" }
+  | { type: "json-schema"; schema: JsonSchema | boolean }
+  /** Of the whole answer, whether it has anchors or not. */
+  | { type: "regex"; pattern: string }
+  | { type: "choice"; choices: readonly string[] }
+  /** In xgrammar's dialect; the first rule is `root`. */
+  | { type: "ebnf"; grammar: string }
+  /** xgrammar's structural tag: free text in which some spans are constrained. */
+  | { type: "structural-tag"; tag: Readonly<Record<string, unknown>> }
+);
 
 /** One prompt to continue. Ids must lie in the model's vocabulary and leave room for at least one token. */
 export interface GenerationRequest {

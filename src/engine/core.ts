@@ -6,9 +6,12 @@
  * its last id is planned every other step. Knows ids only; text is the client's business.
  */
 import { setImmediate } from "node:timers/promises";
-import type { GenerationRequest, PromptResult } from "./client.ts";
+import type { AdmittedRequest } from "./admission.ts";
+import type { PromptResult } from "./client.ts";
 import type { KvManager } from "./kv-cache/kv-manager.ts";
 import { ActiveRequest, type AnswerTokens } from "./active-request.ts";
+import type { GrammarPool, Guide } from "./grammar/grammar-pool.ts";
+import type { GrammarSource } from "./grammar/protocol.ts";
 import type { Runner, StepResult, Wanted } from "./runner.ts";
 import type { Scheduler } from "./scheduler/scheduler.ts";
 import type { SchedulerEvent } from "./scheduler/request.ts";
@@ -21,13 +24,18 @@ import { traceRectangles } from "./trace-plan.ts";
 
 export interface CoreOptions {
   runner: Pick<Runner, "run" | "passCount">;
-  scheduler: Pick<Scheduler, "add" | "cancel" | "pause" | "resume" | "schedule" | "onSampled" | "stats">;
+  scheduler: Pick<
+    Scheduler,
+    "add" | "cancel" | "pause" | "resume" | "release" | "schedule" | "onSampled" | "stats"
+  >;
   kv: Pick<KvManager, "stats">;
   /** Milliseconds. */
   clock: () => number;
   vocabSize: number;
   /** Ids that end an answer; the id itself is reported. */
   eosTokenIds: readonly number[];
+  /** Left out, no request may have a grammar. */
+  grammars?: Pick<GrammarPool, "open">;
   trace?: { step(step: TraceStep): void };
 }
 
@@ -75,12 +83,17 @@ interface Flight {
   counters: TraceStep["counters"] | null;
 }
 
+type NewTokens = Extract<SchedulerEvent, { type: "tokens" }>;
+type AnswerEnd = Omit<Extract<SchedulerEvent, { type: "finish" }>, "type">;
+
 /** Steps on the device while another is planned. */
 const flightsMax = 2;
 
 export class EngineCore {
   readonly #options: CoreOptions;
   readonly #requests = new Map<string, Entry>();
+  /** Those whose grammar is being compiled. */
+  readonly #preparing = new Map<string, AbortController>();
   readonly #flights: Flight[] = [];
   readonly #history = new StepHistory();
   #promptTokens = 0;
@@ -103,19 +116,46 @@ export class EngineCore {
     return this.#failure !== null;
   }
 
-  /** Queues a request. Throws what the scheduler throws for one that can never be served, or why the core has failed. */
-  submit(request: GenerationRequest, sink: RequestSink): void {
+  /**
+   * Queues a request, when its grammar is compiled if it has one. Throws what the scheduler throws for one that can
+   * never be served, or why the core has failed; with a grammar, the sink is told of it.
+   */
+  submit(request: AdmittedRequest, sink: RequestSink): void {
     if (this.#failure) throw this.#failure.reason;
+    if (request.grammarSource) void this.#prepare(request, request.grammarSource, sink);
+    else this.#add(request, sink);
+  }
+
+  #add(request: AdmittedRequest, sink: RequestSink, guides: readonly Guide[] = []): void {
     const { scheduler, eosTokenIds, vocabSize } = this.#options;
-    const active = new ActiveRequest(request, { eosTokenIds, vocabSize });
+    const active = new ActiveRequest(request, { eosTokenIds, vocabSize }, guides);
     scheduler.add(active.forScheduler());
     this.#requests.set(request.id, { active, sink, promptTokens: request.promptIds.length, hasBegun: false });
     this.#wake();
   }
 
+  /** Queues the request when there are guides for its answers. Never rejects. */
+  async #prepare(request: AdmittedRequest, source: GrammarSource, sink: RequestSink): Promise<void> {
+    const preparing = new AbortController();
+    this.#preparing.set(request.id, preparing);
+    let guides: Guide[] = [];
+    try {
+      const { n = 1 } = request.sampling;
+      guides = (await this.#options.grammars?.open(source, n, preparing.signal)) ?? [];
+      preparing.signal.throwIfAborted();
+      this.#add(request, sink, guides);
+    } catch (error) {
+      for (const guide of guides) guide.close();
+      if (!preparing.signal.aborted) sink.fail(error);
+    } finally {
+      this.#preparing.delete(request.id);
+    }
+  }
+
   /** Ends a request or one of its answers at whatever stage it is; nothing more is emitted. Unknown ids are ignored. */
   cancel(id: string, choice?: number): void {
     this.#options.scheduler.cancel(id, choice);
+    if (choice === undefined) this.#preparing.get(id)?.abort();
     const entry = this.#requests.get(id);
     if (!entry) return;
     if (choice === undefined || entry.active.finish(choice)) this.#forget(id);
@@ -146,7 +186,7 @@ export class EngineCore {
   /** Ends all requests, without a word to them, and resolves when no step is under way any more. */
   async close(): Promise<void> {
     this.#isClosing = true;
-    for (const id of [...this.#requests.keys()]) this.cancel(id);
+    for (const id of [...this.#requests.keys(), ...this.#preparing.keys()]) this.cancel(id);
     await this.#run;
   }
 
@@ -274,10 +314,37 @@ export class EngineCore {
       if (active.isFinished(choice) || !this.#requests.has(event.requestId)) return;
       this.#count(entry, event.ids.length);
       sink.emit({ type: "tokens", choice, ...active.accept(choice, event.ids) });
+      if (active.isGuided) void this.#follow(event, entry);
       return;
     }
-    if (active.finish(choice)) this.#forget(event.requestId);
-    sink.emit({ type: "finish", choice, reason: event.reason });
+    this.#finish(event, entry);
+  }
+
+  #finish({ requestId, choice, reason }: AnswerEnd, { active, sink }: Entry): void {
+    if (active.finish(choice)) this.#forget(requestId);
+    sink.emit({ type: "finish", choice, reason });
+  }
+
+  /** Lets an answer's grammar follow it, and the answer go on, or end where the grammar does. Never rejects. */
+  async #follow({ requestId, choice, ids }: NewTokens, entry: Entry): Promise<void> {
+    const { active, sink } = entry;
+    const { scheduler } = this.#options;
+    const isOver = () => this.#requests.get(requestId) !== entry || active.isFinished(choice);
+    try {
+      const hasEnded = await active.follow(choice, ids);
+      if (isOver()) return;
+      if (hasEnded) {
+        scheduler.cancel(requestId, choice);
+        this.#finish({ requestId, choice, reason: "stop" }, entry);
+      } else {
+        scheduler.release(requestId, choice);
+      }
+    } catch (error) {
+      if (isOver()) return;
+      this.#forget(requestId);
+      sink.fail(error);
+    }
+    this.#wake();
   }
 
   #count(entry: Entry, tokens: number): void {
@@ -289,6 +356,7 @@ export class EngineCore {
   /** Nothing more of a request is planned or told. */
   #forget(id: string): void {
     this.#options.scheduler.cancel(id);
+    this.#requests.get(id)?.active.close();
     this.#requests.delete(id);
   }
 

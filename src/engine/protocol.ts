@@ -1,13 +1,17 @@
 /** Messages between the client's thread and the engine's. All are plain data for structured clone. */
 import type { KernelProfile } from "../gpu/profile.ts";
-import type { GenerationRequest } from "./client.ts";
+import type { AdmittedRequest } from "./admission.ts";
 import type { CoreEvent } from "./core.ts";
+import { InvalidRequestError } from "./errors.ts";
+import type { Vocabulary } from "./grammar/protocol.ts";
 import type { EngineOptions, LoadStage } from "./load-engine.ts";
 import type { EngineStats } from "./stats.ts";
 
 export type ToEngine =
   | { type: "load"; options: EngineOptions }
-  | { type: "submit"; request: GenerationRequest }
+  | { type: "submit"; request: AdmittedRequest }
+  /** Once, before the first request with a grammar. */
+  | { type: "vocabulary"; vocabulary: Vocabulary }
   /** Without a choice, all answers of the request. */
   | { type: "cancel"; id: string; choice?: number }
   /** The reader of a request is slow, or has caught up. */
@@ -21,6 +25,8 @@ export type ToEngine =
 export interface ErrorMessage {
   name: string;
   message: string;
+  /** Of an `InvalidRequestError`. */
+  param?: string | null;
 }
 
 export interface ReadyInfo {
@@ -43,6 +49,8 @@ export type FromEngine =
   | { type: "dead"; error: ErrorMessage };
 
 export function errorMessage(error: unknown): ErrorMessage {
+  if (error instanceof InvalidRequestError)
+    return { name: error.name, message: error.message, param: error.param };
   return error instanceof Error
     ? { name: error.name, message: error.message }
     : { name: "Error", message: String(error) };

@@ -9,7 +9,7 @@ import {
   READER_EVENTS_MAX,
   SLOW_READER_MS_MAX,
 } from "../limits.ts";
-import { admit } from "./admission.ts";
+import { admit, type AdmittedRequest } from "./admission.ts";
 import { AnswerText } from "./answer-text.ts";
 import type { EngineClient, GenerationEvent, GenerationRequest, ModelCard } from "./client.ts";
 import {
@@ -26,6 +26,8 @@ import { EventQueue } from "./event-queue.ts";
 import type { EngineOptions, OnLoadProgress } from "./load-engine.ts";
 import type { ErrorMessage, FromEngine, ReadyInfo, ToEngine } from "./protocol.ts";
 import type { EngineStats } from "./stats.ts";
+import { startRuntimeTimer, type StartTimer } from "./timer.ts";
+import { vocabularyOf } from "./grammar/vocabulary.ts";
 import { createTextCodec, type ModelTextCodec } from "./text/codec.ts";
 import { readModelConfig, type ModelConfig } from "./weights/config.ts";
 import type { KernelProfile } from "../gpu/profile.ts";
@@ -42,9 +44,6 @@ export interface StartOptions {
   /** For tests; the runtime's timers by default. */
   startTimer?: StartTimer;
 }
-
-/** Calls back after a delay unless the result is called before. */
-export type StartTimer = (delayMs: number, callback: () => void) => () => void;
 
 type Answer = Extract<FromEngine, { type: "prompt" | "tokens" | "finish" }>;
 
@@ -70,6 +69,7 @@ export class WorkerEngineClient implements EngineClient {
   readonly #worker: Worker;
   readonly #entries = new Map<string, Entry>();
   readonly #startTimer: StartTimer;
+  #hasSentVocabulary = false;
   #death: EngineDeadError | null = null;
   /** False once the thread has failed: it answers no more. */
   #isThreadRunning = true;
@@ -125,6 +125,7 @@ export class WorkerEngineClient implements EngineClient {
     const onAbort = () => this.#drop(request.id, signal?.reason);
     signal?.addEventListener("abort", onAbort, { once: true });
     this.#entries.set(request.id, { queue, promptTokens: request.promptIds.length });
+    if (admitted.grammarSource) this.#sendVocabulary();
     this.#post({ type: "submit", request: admitted });
     let finished = 0;
     try {
@@ -137,6 +138,13 @@ export class WorkerEngineClient implements EngineClient {
       if (finished < (request.sampling.n ?? 1)) this.#drop(request.id, null);
       else this.#forget(request.id);
     }
+  }
+
+  /** The engine needs no vocabulary but for grammars. */
+  #sendVocabulary(): void {
+    if (this.#hasSentVocabulary) return;
+    this.#hasSentVocabulary = true;
+    this.#post({ type: "vocabulary", vocabulary: vocabularyOf(this.text.tokenizer) });
   }
 
   /** A queue whose reader, when it falls behind, pauses its request only, and is dropped if it does not come back. */
@@ -237,7 +245,7 @@ export class WorkerEngineClient implements EngineClient {
   }
 
   /** The request as the engine runs it, its token limit cut to the context. Throws if it can never run. */
-  #admit(request: GenerationRequest): GenerationRequest {
+  #admit(request: GenerationRequest): AdmittedRequest {
     if (this.#death) throw this.#death;
     const entries = [...this.#entries.values()];
     const tokens = entries.reduce((sum, { promptTokens }) => sum + promptTokens, 0);
@@ -309,11 +317,6 @@ function slowReader(id: string): SlowReaderError {
   );
 }
 
-function startRuntimeTimer(delayMs: number, callback: () => void): () => void {
-  const timer = setTimeout(callback, delayMs);
-  return () => clearTimeout(timer);
-}
-
 function engineWorker(): Worker {
   return new Worker(new URL("./worker.ts", import.meta.url), { type: "module" });
 }
@@ -351,11 +354,12 @@ const errorKinds = {
   ContextLengthError,
   DeadlineError,
   EngineDeadError,
-  InvalidRequestError,
   SetupError,
 };
 
-function restoreError({ name, message }: ErrorMessage): Error {
+function restoreError({ name, message, param }: ErrorMessage): Error {
+  if (name === "InvalidRequestError") return new InvalidRequestError(message, param);
+  if (name === "QueueFullError") return new QueueFullError(message, QUEUE_RETRY_SECONDS);
   const Kind = errorKinds[name as keyof typeof errorKinds] as (typeof errorKinds)["SetupError"] | undefined;
   return Kind ? new Kind(message) : Object.assign(new Error(message), { name });
 }

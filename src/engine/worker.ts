@@ -1,14 +1,17 @@
 // The engine's thread: owns the device and the step loop; talks to `worker-client.ts` in the messages of `protocol.ts`.
 import { EngineCore } from "./core.ts";
 import { STARVATION_STEPS_MAX } from "../limits.ts";
+import { GrammarPool } from "./grammar/grammar-pool.ts";
 import { KvManager } from "./kv-cache/kv-manager.ts";
 import { Scheduler } from "./scheduler/scheduler.ts";
+import { startRuntimeTimer } from "./timer.ts";
 import { openTrace, type TraceWriter } from "./trace.ts";
 import { type EngineOptions, loadEngine, type LoadedEngine } from "./load-engine.ts";
 import { errorMessage, type FromEngine, type ToEngine } from "./protocol.ts";
 
 let engine: LoadedEngine | undefined;
 let core: EngineCore | undefined;
+let grammars: GrammarPool | undefined;
 let trace: TraceWriter | undefined;
 
 function post(message: FromEngine): void {
@@ -22,7 +25,13 @@ async function load(options: EngineOptions): Promise<void> {
   trace = options.traceFile === null ? undefined : openTrace(options.traceFile, { warn });
   const { eosTokenIds, vocabSize } = config;
   const clock = () => performance.timeOrigin + performance.now();
-  core = new EngineCore({ runner, scheduler, kv, clock, eosTokenIds, vocabSize, trace });
+  grammars = new GrammarPool({
+    vocabSize,
+    stopIds: eosTokenIds,
+    createWorker: matcherWorker,
+    startTimer: startRuntimeTimer,
+  });
+  core = new EngineCore({ runner, scheduler, kv, clock, eosTokenIds, vocabSize, grammars, trace });
   const { nonCausal: isPrefixLm } = policy;
   post({
     type: "ready",
@@ -53,6 +62,10 @@ function schedulerFor(
   return { kv, scheduler: new Scheduler({ kv, policy, limits, ordering }) };
 }
 
+function matcherWorker(): Worker {
+  return new Worker(new URL("./grammar/matcher-worker.ts", import.meta.url), { type: "module" });
+}
+
 function warn(message: string): void {
   post({ type: "progress", stage: "memory", done: 1, all: 1, note: message });
 }
@@ -75,6 +88,9 @@ async function handle(message: ToEngine): Promise<void> {
       }
       return;
     }
+    case "vocabulary":
+      grammars?.useVocabulary(message.vocabulary);
+      return;
     case "cancel":
       core?.cancel(message.id, message.choice);
       return;
@@ -97,6 +113,7 @@ async function handle(message: ToEngine): Promise<void> {
       // Bun crashes when a thread ends in which Dawn still owes the result of a step.
       await core?.close();
       core = undefined;
+      grammars?.close();
       trace?.close();
       engine?.gpu.close();
       post({ type: "closed" });
