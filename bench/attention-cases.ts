@@ -1,8 +1,10 @@
 /** Attention over a paged cache: one bidirectional prompt, and decoding. */
 import type { Gpu } from "../src/gpu/gpu.ts";
 import { attention } from "../src/gpu/kernels/attention.ts";
+import { attentionPrefill, queryTiles } from "../src/gpu/kernels/attention-prefill.ts";
 import { createTensor, type Dtype, type Tensor, writeTensor } from "../src/gpu/tensor.ts";
 import type { BuiltCase, KernelCase } from "./kernel-case.ts";
+import { hasMatrixUnits } from "./matrix-cases.ts";
 import { randomTensor } from "./random-tensor.ts";
 
 interface AttentionShape {
@@ -12,18 +14,23 @@ interface AttentionShape {
   heads: number;
   headDim: number;
   dtype: Dtype;
+  /** On matrix units. */
+  onMatrixUnits?: boolean;
 }
 
 const blockSize = 16;
 
 function attentionCase(on: KernelCase["on"], shape: AttentionShape): KernelCase {
-  const { tokens, keys, heads, headDim, dtype } = shape;
+  const { tokens, keys, heads, headDim, dtype, onMatrixUnits } = shape;
+  const kernel = onMatrixUnits ? "attention-prefill" : "attention";
   const kind = tokens === 1 ? "decode" : "prefix";
-  const name = `attention ${kind} ${tokens} of ${keys}, ${heads}x${headDim} ${dtype}`;
-  return { name, on, build: (gpu) => buildAttention(gpu, shape) };
+  const name = `${kernel} ${kind} ${tokens} of ${keys}, ${heads}x${headDim} ${dtype}`;
+  const needs = onMatrixUnits ? hasMatrixUnits : undefined;
+  return { name, on, needs, build: (gpu) => buildAttention(gpu, shape) };
 }
 
-function buildAttention(gpu: Gpu, { tokens, keys, heads, headDim, dtype }: AttentionShape): BuiltCase {
+function buildAttention(gpu: Gpu, shape: AttentionShape): BuiltCase {
+  const { tokens, keys, heads, headDim, dtype, onMatrixUnits } = shape;
   const channels = heads * headDim;
   const blocks = Math.ceil(keys / blockSize);
   const q = randomTensor(gpu, { name: "q", shape: [tokens, channels], seed: 1 });
@@ -35,7 +42,7 @@ function buildAttention(gpu: Gpu, { tokens, keys, heads, headDim, dtype }: Atten
     readable: true,
   });
   const scale = headDim ** -0.5;
-  const dispatch = attention(gpu.traits, {
+  const options = {
     q: q.tensor,
     kv: kv.tensor,
     ...metadata(gpu, { tokens, keys, blocks }),
@@ -44,7 +51,10 @@ function buildAttention(gpu: Gpu, { tokens, keys, heads, headDim, dtype }: Atten
     kvHeads: heads,
     headDim,
     scale,
-  });
+  };
+  const dispatch = onMatrixUnits
+    ? attentionPrefill({ ...options, tiles: tiles(gpu, tokens) })
+    : attention(gpu.traits, options);
   const stored = (part: 0 | 1, key: number, column: number) =>
     kv.at(((Math.floor(key / blockSize) * 2 + part) * blockSize + (key % blockSize)) * channels + column);
   return {
@@ -63,8 +73,15 @@ function buildAttention(gpu: Gpu, { tokens, keys, heads, headDim, dtype }: Atten
       const total = weights.reduce((a, b) => a + b);
       return weights.reduce((sum, weight, key) => sum + (weight / total) * stored(1, key, column), 0);
     },
-    tolerance: 1e-3,
+    tolerance: onMatrixUnits ? 1e-2 : 1e-3,
   };
+}
+
+function tiles(gpu: Gpu, tokens: number): Tensor {
+  const data = queryTiles([{ firstToken: 0, tokens, sequence: 0 }]);
+  const tensor = createTensor(gpu.device, { name: "tiles", dtype: "u32", shape: [data.length / 4, 4] });
+  writeTensor(gpu.device, tensor, data);
+  return tensor;
 }
 
 /** One sequence whose whole context is a bidirectional prefix; blocks in order. */
@@ -97,4 +114,14 @@ export const attentionCases: readonly KernelCase[] = [
   attentionCase("gpu", { tokens: 1, keys: 1024, heads: 12, headDim: 128, dtype: "f16" }),
   attentionCase("gpu", { tokens: 1024, keys: 1024, heads: 12, headDim: 128, dtype: "f16" }),
   attentionCase("gpu", { tokens: 4096, keys: 4096, heads: 12, headDim: 128, dtype: "f16" }),
+  ...[1024, 4096].map((tokens) =>
+    attentionCase("gpu", {
+      tokens,
+      keys: tokens,
+      heads: 12,
+      headDim: 128,
+      dtype: "f16",
+      onMatrixUnits: true,
+    }),
+  ),
 ];

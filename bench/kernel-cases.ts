@@ -2,6 +2,12 @@
 import { attentionCases } from "./attention-cases.ts";
 import type { KernelCase } from "./kernel-case.ts";
 import { linearCases } from "./linear-cases.ts";
+import { matrixCases } from "./matrix-cases.ts";
 import { rowCases } from "./row-cases.ts";
 
-export const kernelCases: readonly KernelCase[] = [...linearCases, ...attentionCases, ...rowCases];
+export const kernelCases: readonly KernelCase[] = [
+  ...linearCases,
+  ...matrixCases,
+  ...attentionCases,
+  ...rowCases,
+];

@@ -73,7 +73,10 @@ function readOptions(): { gpu: GpuChoice; checks: boolean; filter: string; json:
 
 function selectCases(gpu: Gpu, filter: string): KernelCase[] {
   const on = gpu.traits.isCpu ? "cpu" : "gpu";
-  return kernelCases.filter((kernelCase) => kernelCase.on === on && kernelCase.name.includes(filter));
+  return kernelCases.filter(
+    (kernelCase) =>
+      kernelCase.on === on && (kernelCase.needs?.(gpu.traits) ?? true) && kernelCase.name.includes(filter),
+  );
 }
 
 async function measure(
@@ -105,7 +108,8 @@ async function check(gpu: Gpu, name: string, built: BuiltCase): Promise<void> {
   const read = new ReadbackRing(gpu).request(recorder, built.output);
   await gpu.pipelines.compile(built.dispatches);
   recorder.submit();
-  const actual = new Float32Array(await read());
+  const bytes = await read();
+  const actual = built.output.dtype === "f16" ? new Float16Array(bytes) : new Float32Array(bytes);
   const count = elementCount(built.output.shape);
   const stride = Math.max(1, Math.floor(count / checkedElements)) | 1; // odd, so that all columns have a chance
   const indices = Array.from({ length: checkedElements }, (_, i) => (i * stride) % count).concat(count - 1);

@@ -1,6 +1,8 @@
 /** All kernels, for the contract test and the benchmark. */
 import type { KernelSpec } from "../kernel.ts";
 import { rmsNormSpec } from "./rms-norm.ts";
+import { attentionPrefillSpec } from "./attention-prefill.ts";
+import { gemmSpec } from "./gemm.ts";
 import { attentionSpec } from "./attention.ts";
 import { kvWriteSpec } from "./kv-write.ts";
 import { linearSpec } from "./linear.ts";
@@ -22,6 +24,8 @@ import { sigmoidGateSpec } from "./sigmoid-gate.ts";
 export const kernelSpecs: readonly KernelSpec[] = [
   rmsNormSpec,
   attentionSpec,
+  attentionPrefillSpec,
+  gemmSpec,
   kvWriteSpec,
   linearSpec,
   addSpec,

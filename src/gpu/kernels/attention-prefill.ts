@@ -1,0 +1,163 @@
+import type { GpuTraits } from "../gpu.ts";
+import { type Dispatch, formatCode, type KernelSpec, matchTensors, tensor } from "../kernel.ts";
+import { bytesPerElement, type Tensor } from "../tensor.ts";
+import { checkMultiple } from "./token-grid.ts";
+
+export const attentionPrefillSpec: KernelSpec = {
+  name: "attention-prefill",
+  files: ["attention-prefill"],
+  params: {
+    heads: "u32",
+    kv_heads: "u32",
+    q_row: "u32",
+    q_offset: "u32",
+    gate_row: "u32",
+    gate_offset: "u32",
+    block_size: "u32",
+    blocks_per_sequence: "u32",
+    window: "u32",
+    scale: "f32",
+    soft_cap: "f32",
+  },
+  tensors: {
+    q: tensor("read", "packed", "tokens q_row"),
+    kv: tensor("read", "packed", "blocks 2 block_size kv_channels"),
+    tokens_meta: tensor("read", "u32", "tokens 4"),
+    sequences: tensor("read", "u32", "sequences 4"),
+    block_tables: tensor("read", "u32", "sequences blocks_per_sequence"),
+    tiles: tensor("read", "u32", "tiles 4"),
+    gate: tensor("read", "packed", "tokens gate_row"),
+    y: tensor("read_write", "packed", "tokens y_row"),
+  },
+};
+
+export interface AttentionPrefillOptions {
+  /** f16 or f32 (then rounded to f16) [tokens, q_row] */
+  q: Tensor;
+  /** First column of the queries in a row of `q`, a multiple of 8. Default 0. */
+  qOffset?: number;
+  /** f16, the cache of one layer pass, written before. */
+  kv: Tensor;
+  /** [tokens, 4]: position in the sequence first; the tokens of a tile have consecutive ones. */
+  tokensMeta: Tensor;
+  /** [sequences, 4]: prefix length P, keys valid after this step's writes, 0, 0. */
+  sequences: Tensor;
+  /** [sequences, blocks per sequence]: the physical block of each logical one. */
+  blockTables: Tensor;
+  /** [tiles, 4], from `queryTiles`. */
+  tiles: Tensor;
+  /** f16 or f32 [tokens, heads * headDim] */
+  y: Tensor;
+  heads: number;
+  kvHeads: number;
+  headDim: number;
+  scale: number;
+  /** Only keys nearer than this are visible; 0 or left out: all. */
+  window?: number;
+  /** cap * tanh(score / cap); 0 or left out: none. */
+  softCap?: number;
+  /** Multiplies by the sigmoid of heads * headDim columns from `offset` (a multiple of 8) on; f16 or f32. */
+  gate?: { rows: Tensor; offset: number };
+}
+
+/** The head dimensions there is a kernel for. */
+const headDims: readonly number[] = [64, 96, 128];
+
+/** Keys at a time, rows of 16 queries a subgroup has, subgroups. */
+const sizes = { keys: 64, rows: 1, subgroups: 4 };
+
+/** Most queries of a tile. */
+export const queryTileTokens = 16 * sizes.rows * sizes.subgroups;
+
+/** Whether this device and cache suit `attentionPrefill`; if not, `attention` does the same. */
+export function suitsAttentionPrefill(
+  { hasSubgroupMatrix }: GpuTraits,
+  kv: Tensor,
+  headDim: number,
+): boolean {
+  return hasSubgroupMatrix && kv.dtype === "f16" && headDims.includes(headDim);
+}
+
+/** Consecutive tokens of a step that belong to one sequence of it, at consecutive positions. */
+export interface QueryRun {
+  firstToken: number;
+  tokens: number;
+  sequence: number;
+}
+
+/** The tiles of a step's queries: [tiles, 4] of first token, tokens (0: nothing to do), sequence, 0. */
+export function queryTiles(runs: readonly QueryRun[]): Uint32Array<ArrayBuffer> {
+  const tiles = runs.flatMap(({ firstToken, tokens, sequence }) =>
+    Array.from({ length: Math.ceil(tokens / queryTileTokens) }, (_, tile) => {
+      const first = tile * queryTileTokens;
+      return [firstToken + first, Math.min(queryTileTokens, tokens - first), sequence, 0];
+    }),
+  );
+  return Uint32Array.from(tiles.flat());
+}
+
+/**
+ * Attention of many queries of each sequence over the paged cache, on matrix units; the rule of what is visible is that
+ * of `attention`. Queries, keys and weights are f16, sums f32. Tokens in no tile are not written. A token's result
+ * depends on its own sequence only. Keys do not count in `bytes` and `flops`, since how many there are is known on the
+ * device alone.
+ */
+export function attentionPrefill(options: AttentionPrefillOptions): Dispatch {
+  const { q, kv, tokensMeta, sequences, blockTables, tiles, gate, y } = options;
+  const { heads, kvHeads, headDim, scale, qOffset = 0, window = 0, softCap = 0 } = options;
+  const tensors = { q, kv, tokens_meta: tokensMeta, sequences, block_tables: blockTables, tiles };
+  const all = { ...tensors, gate: gate?.rows ?? q, y };
+  const found = matchTensors(attentionPrefillSpec, all);
+  check(options, found);
+  return {
+    spec: attentionPrefillSpec,
+    file: "attention-prefill",
+    constants: {
+      Q_FORMAT: formatCode[q.dtype] ?? 0,
+      Y_FORMAT: formatCode[y.dtype] ?? 0,
+      GATE: gate ? 1 : 0,
+      GATE_FORMAT: formatCode[all.gate.dtype] ?? 0,
+    },
+    replace: {
+      HEAD: `${headDim}u`,
+      KEYS: `${sizes.keys}u`,
+      ROWS: `${sizes.rows}u`,
+      SUBGROUPS: `${sizes.subgroups}u`,
+    },
+    tensors: all,
+    params: {
+      ...found,
+      heads,
+      kv_heads: kvHeads,
+      q_offset: qOffset,
+      gate_offset: gate?.offset ?? 0,
+      window,
+      scale,
+      soft_cap: softCap,
+    },
+    workgroups: [heads, found.tiles, 1],
+    bytes: found.tokens * heads * headDim * (bytesPerElement[q.dtype] + bytesPerElement[y.dtype]),
+    flops: 0,
+  };
+}
+
+function check(options: AttentionPrefillOptions, found: Readonly<Record<string, number>>): void {
+  const { q, kv, gate, y, heads, kvHeads, headDim, qOffset = 0 } = options;
+  const expect = (what: string, holds: boolean, got: number | string) => {
+    if (!holds) throw new TypeError(`Cannot run attention-prefill: expected ${what}, got ${got}`);
+  };
+  const channels = heads * headDim;
+  checkMultiple("attention-prefill", "heads", heads, kvHeads);
+  expect(`headDim to be one of ${headDims.join(", ")}`, headDims.includes(headDim), headDim);
+  expect("kv to be f16", kv.dtype === "f16", kv.dtype);
+  for (const { name, dtype } of [q, y]) expect(`${name} to be f32 or f16`, dtype !== "bf16", dtype);
+  expect(`kv_channels = ${kvHeads * headDim}`, found.kv_channels === kvHeads * headDim, found.kv_channels);
+  expect(`y_row = heads * headDim = ${channels}`, found.y_row === channels, found.y_row);
+  const slices = [{ rows: q, offset: qOffset }, ...(gate ? [gate] : [])];
+  for (const { rows, offset } of slices) {
+    const { name, shape } = rows;
+    checkMultiple("attention-prefill", `the row length of ${name}`, shape[1], 8);
+    checkMultiple("attention-prefill", `the offset in ${name}`, offset, 8);
+    expect(`${name} to have at least ${offset + channels} columns`, offset + channels <= shape[1], shape[1]);
+  }
+}

@@ -1,0 +1,122 @@
+import type { GpuTraits } from "../gpu.ts";
+import { type Dispatch, formatCode, groups, type KernelSpec, matchTensors, tensor } from "../kernel.ts";
+import { bytesPerElement, flatten, type Tensor } from "../tensor.ts";
+import type { Activation } from "./gated-activation.ts";
+import { chooseTile, type GemmTile } from "./gemm-tiles.ts";
+import { checkMultiple } from "./token-grid.ts";
+
+export const gemmSpec: KernelSpec = {
+  name: "gemm",
+  files: ["gemm"],
+  params: { tokens: "u32", inputs: "u32", rows: "u32" },
+  tensors: {
+    x: tensor("read", "packed", "tokens inputs"),
+    weight: tensor("read", "packed", "rows inputs"),
+    scales: tensor("read", "packed", "scales"),
+    bias: tensor("read", "packed", "biases"),
+    y: tensor("read_write", "packed", "y_rows outputs"),
+  },
+};
+
+export interface GemmOptions {
+  /** f16 [tokens, inputs] */
+  x: Tensor;
+  /** f16 [outputs, inputs]; of a gated product [2 * outputs, inputs], rows gate | up. */
+  weight: Tensor;
+  /** f32 or f16 [tokens, outputs]; of a product in shares f32 [shares * tokens, outputs]. Shares no memory with the rest. */
+  y: Tensor;
+  /** f32 [outputs] */
+  bias?: Tensor;
+  /** Adds to what y holds, in f32: a residual connection. */
+  accumulate?: boolean;
+  /** Makes the product a gated one: act(gate) * up. */
+  activation?: Activation;
+  /** Splits the sums into so many, each over a share of the inputs, for someone else to add up; see `gemmShares`. */
+  shares?: number;
+}
+
+/** Whether `gemm` can multiply such a matrix on this device. */
+export function suitsGemm({ hasSubgroupMatrix }: GpuTraits, weight: Tensor): boolean {
+  const [rows, inputs] = weight.shape;
+  return hasSubgroupMatrix && weight.dtype === "f16" && rows % 16 === 0 && inputs % 32 === 0;
+}
+
+/**
+ * y[t, n] = sum over k of x[t, k] * weight[n, k] (+ bias[n]) (+ y[t, n]), or act(gate) * up, on matrix units: products
+ * of f16, summed in f32. For `suitsGemm` only, and for more tokens than a few.
+ *
+ * A token's result does not depend on the others' values; with `traits.deterministic`, nor on how many there are.
+ */
+export function gemm(traits: GpuTraits, options: GemmOptions): Dispatch {
+  const { x, weight, y, bias, activation, accumulate, shares = 1 } = options;
+  // A binding that is not read takes any tensor.
+  const unread = flatten(x);
+  const tensors = { x, weight, scales: unread, bias: bias ?? unread, y };
+  const sizes = matchTensors(gemmSpec, tensors);
+  check(options, sizes);
+  const { tokens, inputs, rows, outputs } = sizes;
+  const tile = chooseTile(traits, { tokens, inputs: inputs / shares, rows });
+  return {
+    spec: gemmSpec,
+    file: "gemm",
+    constants: {
+      BIAS: bias ? 1 : 0,
+      ACCUMULATE: accumulate ? 1 : 0,
+      Y_FORMAT: formatCode[y.dtype] ?? 0,
+    },
+    replace: { ...tileConsts(tile), GATED: `${activation ? activationCode[activation] : 0}` },
+    tensors,
+    params: { tokens, inputs, rows },
+    workgroups: [groups(rows, tile.rows), groups(tokens, tile.tokens), shares],
+    bytes: rows * inputs * bytesPerElement[weight.dtype] + 2 * tokens * inputs + yBytes(options, outputs),
+    flops: 2 * tokens * inputs * rows,
+  };
+}
+
+const activationCode: Record<Activation, number> = { silu: 1, "gelu-tanh": 2 };
+
+function tileConsts({ tokens, rows, partTokens, partRows, split, step, stages }: GemmTile) {
+  const values = {
+    TILE_TOKENS: tokens,
+    TILE_ROWS: rows,
+    PART_TOKENS: partTokens,
+    PART_ROWS: partRows,
+    SPLIT: split,
+    STEP: step,
+    STAGES: stages,
+  };
+  return Object.fromEntries(Object.entries(values).map(([name, value]) => [name, `${value}u`]));
+}
+
+function yBytes({ y, accumulate }: GemmOptions, outputs: number): number {
+  return y.shape[0] * outputs * bytesPerElement[y.dtype] * (accumulate ? 2 : 1);
+}
+
+function check(options: GemmOptions, sizes: Readonly<Record<string, number>>): void {
+  const { x, weight, y, bias, activation, accumulate, shares = 1 } = options;
+  const { tokens, inputs, rows, outputs, y_rows } = sizes;
+  const expect = (what: string, holds: boolean, found: number | string) => {
+    if (!holds) throw new TypeError(`Cannot run gemm: expected ${what}, got ${found}`);
+  };
+  for (const { name, dtype } of [x, weight]) expect(`${name} to be f16`, dtype === "f16", dtype);
+  checkMultiple("gemm", "the inputs of a share", inputs / shares, 32);
+  checkMultiple("gemm", "the rows of weight", rows, 16);
+  const columns = activation ? rows / 2 : rows;
+  expect(`y to have ${columns} columns`, outputs === columns, `${outputs} (${y.name})`);
+  expect(`y to have ${shares * tokens} rows`, y_rows === shares * tokens, `${y_rows} (${y.name})`);
+  expect("y to be f32 or f16", y.dtype !== "bf16", `${y.dtype} (${y.name})`);
+  const needsF32 = accumulate === true || shares > 1;
+  expect("y to be f32 where sums are added to it or are shares", !needsF32 || y.dtype === "f32", y.dtype);
+  expect(
+    "no activation, bias or y to add to where there are shares",
+    shares === 1 || !(activation ?? bias ?? accumulate),
+    shares,
+  );
+  if (bias) {
+    expect(
+      `bias f32 [${outputs}]`,
+      bias.dtype === "f32" && bias.shape[0] === outputs,
+      `${bias.dtype} [${bias.shape.join(", ")}]`,
+    );
+  }
+}

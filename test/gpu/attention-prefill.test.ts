@@ -1,0 +1,168 @@
+import { describe, expect, setDefaultTimeout, test } from "bun:test";
+import {
+  attentionPrefill,
+  type AttentionPrefillOptions,
+  queryTiles,
+  queryTileTokens,
+} from "../../src/gpu/kernels/attention-prefill.ts";
+import type { Dtype } from "../../src/gpu/tensor.ts";
+import {
+  assertClose,
+  normals,
+  output,
+  rounded,
+  runTwice,
+  skipWithoutGpu,
+  testGpu,
+  upload,
+} from "../support/gpu.ts";
+import { type Geometry, pagedBatch, type Sequence } from "../support/paged-batch.ts";
+
+const gpu = await testGpu();
+setDefaultTimeout(60_000);
+
+/**
+ * Queries are rounded to f16, by 2^-11 / sqrt(3) in the mean, which makes scores (of size 1) and so the logarithms of the
+ * weights off by as much; then weights are rounded likewise. Both are independent from key to key, as the values are.
+ */
+const tolerance = { relativeRms: 6e-4, worst: 6e-3 };
+/** What rounding the outputs to f16 adds to that. */
+const f16Tolerance = { relativeRms: 9e-4, worst: 9e-3 };
+
+const plain: Geometry = {
+  heads: 2,
+  kvHeads: 2,
+  headDim: 128,
+  blockSize: 16,
+  dtype: "f16",
+  scale: 128 ** -0.5,
+};
+
+/** All positions of a sequence as queries. */
+function whole(seed: number, prefix: number, context: number): Sequence {
+  return { seed, prefix, context, firstQuery: 0 };
+}
+
+const ragged: Sequence[] = [
+  whole(1, 70, 70), // a prefill of a whole prefix
+  { seed: 2, prefix: 5, context: 21, firstQuery: 20 }, // decoding
+  { seed: 3, prefix: 0, context: 211, firstQuery: 106 }, // the last chunk of a causal prefill
+  { seed: 4, prefix: 33, context: 99, firstQuery: 0 }, // a resume: prefix and causal replay
+  whole(5, 0, 1),
+];
+
+function tilesOf(sequences: readonly Sequence[]) {
+  let firstToken = 0;
+  const runs = sequences.map(({ context, firstQuery }, sequence) => {
+    const run = { firstToken, tokens: context - firstQuery, sequence };
+    firstToken += run.tokens;
+    return run;
+  });
+  // Step tensors are as long as the longest step: what is left over has no tokens.
+  const tiles = Uint32Array.from([...queryTiles(runs), 0, 0, 0, 0]);
+  return upload(gpu, "tiles", [tiles.length / 4, 4], tiles, "u32");
+}
+
+async function run(geometry: Geometry, sequences: Sequence[], change: Partial<AttentionPrefillOptions> = {}) {
+  const { options, expected } = pagedBatch(gpu, geometry, sequences);
+  const dispatch = attentionPrefill({ ...options, tiles: tilesOf(sequences), ...change });
+  const { y } = await runTwice(gpu, [dispatch], { y: change.y ?? options.y });
+  return { y, expected };
+}
+
+async function check(geometry: Geometry, sequences: Sequence[], scale = 1): Promise<void> {
+  const { y, expected } = await run(geometry, sequences);
+  const { relativeRms, worst } = tolerance;
+  assertClose(y, expected, { relativeRms: relativeRms * scale, worst: worst * scale });
+}
+
+const geometries: Record<string, Partial<Geometry>> = {
+  "head_dim 64": { headDim: 64, scale: 0.125 },
+  "head_dim 96": { headDim: 96, scale: 96 ** -0.5 },
+  "grouped heads 6/2": { heads: 6, kvHeads: 2 },
+  "blocks of 4": { blockSize: 4 },
+  "soft cap": { softCap: 2 },
+  "window 1": { window: 1 },
+  "window 30": { window: 30 },
+  "window 100": { window: 100 },
+};
+
+const lacks = skipWithoutGpu(!gpu.traits.hasSubgroupMatrix);
+
+describe("attention-prefill (needs a GPU with 16 x 16 x 16 matrix units)", () => {
+  for (const [prefix, context] of [
+    [0, 64],
+    [64, 64],
+    [65, 65],
+    [130, 200],
+    [0, 300],
+  ]) {
+    test.skipIf(lacks)(`${context} tokens, prefix ${prefix}`, () =>
+      check(plain, [whole(7, prefix, context)]),
+    );
+  }
+
+  for (const [name, change] of Object.entries(geometries)) {
+    test.skipIf(lacks)(`ragged batch: ${name}`, () => check({ ...plain, ...change }, ragged));
+  }
+
+  test.skipIf(lacks)("scores that move the reference again and again", () =>
+    // Scores of size 8 instead of 1: their errors grow as much.
+    check({ ...plain, scale: 8 * plain.scale }, [whole(6, 0, 700), whole(8, 500, 500)], 8),
+  );
+
+  for (const dtype of ["f32", "f16"] as const satisfies Dtype[]) {
+    test.skipIf(lacks)(`queries and outputs of ${dtype}, gated`, async () => {
+      const { options } = pagedBatch(gpu, plain, ragged);
+      const [tokens, row] = options.y.shape;
+      const gates = rounded(normals(77, tokens * (row + 16)), dtype);
+      const y = output(gpu, "y", [tokens, row], undefined, dtype);
+      const gate = { rows: upload(gpu, "gate", [tokens, row + 16], gates, dtype), offset: 16 };
+      const { y: written, expected } = await run(plain, ragged, { y, gate });
+      const gated = expected.map((value, i) => {
+        const at = Math.floor(i / row) * (row + 16) + 16 + (i % row);
+        return value / (1 + Math.exp(-gates[at]));
+      });
+      assertClose(written, gated, dtype === "f16" ? f16Tolerance : tolerance);
+    });
+  }
+
+  test.skipIf(lacks)("a token's result is the same alone as in a batch, bit for bit", async () => {
+    const { y: together } = await run(plain, ragged);
+    let at = 0;
+    for (const sequence of ragged) {
+      const { y: alone } = await run(plain, [sequence]);
+      expect(alone).toEqual(together.slice(at, at + alone.length));
+      at += alone.length;
+    }
+    expect(at).toBe(together.length);
+  });
+});
+
+test("queryTiles cuts runs at sequences and at the size of a tile", () => {
+  const runs = [
+    { firstToken: 0, tokens: queryTileTokens + 1, sequence: 0 },
+    { firstToken: queryTileTokens + 1, tokens: 2, sequence: 3 },
+  ];
+  const size = queryTileTokens;
+  expect([...queryTiles(runs)]).toEqual([0, size, 0, 0, size, 1, 0, 0, size + 1, 2, 3, 0]);
+});
+
+describe("attention-prefill refuses", () => {
+  const { options } = pagedBatch(gpu, plain, [whole(1, 0, 2)]);
+  const tiles = tilesOf([whole(1, 0, 2)]);
+  const cases: [string, Partial<AttentionPrefillOptions>][] = [
+    ["expected headDim to be one of 64, 96, 128, got 80", { headDim: 80 }],
+    ["expected kv to be f16, got f32", { kv: { ...options.kv, dtype: "f32" } }],
+    ["expected the offset in q to be a multiple of 8, got 4", { qOffset: 4 }],
+    ["expected q to have at least 280 columns, got 272", { qOffset: 24 }],
+    ["expected y_row = heads * headDim = 512, got 256", { heads: 4 }],
+  ];
+  for (const [message, change] of cases) {
+    test(message, () => {
+      expect(() => attentionPrefill({ ...options, tiles, ...change })).toThrow(
+        `Cannot run attention-prefill: ${message}`,
+      );
+    });
+  }
+});

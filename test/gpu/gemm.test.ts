@@ -1,0 +1,167 @@
+import { describe, expect, setDefaultTimeout, test } from "bun:test";
+import type { Activation } from "../../src/gpu/kernels/gated-activation.ts";
+import { gemm, type GemmOptions, suitsGemm } from "../../src/gpu/kernels/gemm.ts";
+import { gemmShares } from "../../src/gpu/kernels/gemm-tiles.ts";
+import type { Dtype } from "../../src/gpu/tensor.ts";
+import {
+  assertClose,
+  normals,
+  output,
+  rounded,
+  runTwice,
+  skipWithoutGpu,
+  testGpu,
+  upload,
+} from "../support/gpu.ts";
+
+setDefaultTimeout(120_000);
+
+const gpu = await testGpu();
+const traits = { ...gpu.traits, hasSubgroupMatrix: true };
+
+/**
+ * Products of f16 are exact in f32. A matrix unit adds 16 of them to a sum at a time and cuts off rather than rounds:
+ * up to 2^-22 of the sum each time, here at most 100 times, and all in one direction.
+ */
+const tolerance = { relativeRms: 2.5e-5, worst: 1e-4 };
+/** What rounding to f16 adds: 2^-11 of a value, of which none is beyond 16 times the mean. */
+const f16Tolerance = { relativeRms: 2 ** -11, worst: 16 * 2 ** -11 };
+
+interface Case {
+  tokens: number;
+  inputs: number;
+  outputs: number;
+  dtype?: Dtype;
+  bias?: boolean;
+  accumulate?: boolean;
+  activation?: Activation;
+  shares?: number;
+}
+
+interface Operands {
+  x: Float64Array;
+  weight: Float64Array;
+  bias: Float64Array;
+  before: Float64Array;
+}
+
+function operands({ tokens, inputs, outputs, activation }: Case): Operands {
+  const rows = activation ? 2 * outputs : outputs;
+  return {
+    x: rounded(normals(1, tokens * inputs), "f16"),
+    weight: rounded(normals(2, rows * inputs, inputs ** -0.5), "f16"),
+    bias: rounded(normals(3, outputs), "f32"),
+    before: rounded(normals(4, tokens * outputs), "f32"),
+  };
+}
+
+function activated(kind: Activation, gate: number): number {
+  if (kind === "silu") return gate / (1 + Math.exp(-gate));
+  return 0.5 * gate * (1 + Math.tanh(Math.sqrt(2 / Math.PI) * (gate + 0.044715 * gate ** 3)));
+}
+
+/** [shares, tokens, outputs] */
+function reference(one: Case, { x, weight, bias, before }: Operands): Float64Array {
+  const { tokens, inputs, outputs, activation, shares = 1 } = one;
+  const width = inputs / shares;
+  const product = (t: number, n: number, share: number) => {
+    let sum = 0;
+    for (let k = share * width; k < (share + 1) * width; k++)
+      sum += x[t * inputs + k] * weight[n * inputs + k];
+    return sum;
+  };
+  const y = new Float64Array(shares * tokens * outputs);
+  for (let i = 0; i < y.length; i++) {
+    const [share, t, n] = [Math.floor(i / (tokens * outputs)), Math.floor(i / outputs) % tokens, i % outputs];
+    y[i] = product(t, n, share);
+    if (activation) y[i] = activated(activation, y[i]) * product(t, outputs + n, share);
+    if (one.bias) y[i] += bias[n];
+    if (one.accumulate) y[i] += before[i];
+  }
+  return y;
+}
+
+async function run(on: typeof traits, one: Case, values: Operands): Promise<Float32Array> {
+  const { tokens, inputs, outputs, dtype = "f32", accumulate, activation, shares = 1 } = one;
+  const rows = activation ? 2 * outputs : outputs;
+  const x = upload(gpu, "x", [tokens, inputs], values.x, "f16");
+  const weight = upload(gpu, "weight", [rows, inputs], values.weight, "f16");
+  const bias = one.bias ? upload(gpu, "bias", [outputs], values.bias) : undefined;
+  const y = output(gpu, "y", [shares * tokens, outputs], accumulate ? values.before : undefined, dtype);
+  const dispatch = gemm(on, { x, weight, y, bias, accumulate, activation, shares });
+  return (await runTwice(gpu, [dispatch], { y })).y;
+}
+
+const cases: Case[] = [
+  ...[1, 9, 16, 17, 33, 64, 65, 130].map((tokens) => ({ tokens, inputs: 256, outputs: 144 })),
+  { tokens: 40, inputs: 32, outputs: 16 },
+  { tokens: 70, inputs: 160, outputs: 48, dtype: "f16" },
+  { tokens: 20, inputs: 1536, outputs: 96, bias: true },
+  { tokens: 300, inputs: 128, outputs: 272, bias: true, dtype: "f16" },
+  { tokens: 12, inputs: 512, outputs: 80, accumulate: true },
+  { tokens: 129, inputs: 64, outputs: 80, accumulate: true, bias: true },
+  { tokens: 30, inputs: 512, outputs: 96, activation: "silu", dtype: "f16" },
+  { tokens: 150, inputs: 96, outputs: 40, activation: "gelu-tanh" },
+  { tokens: 18, inputs: 1024, outputs: 64, shares: 4 },
+  { tokens: 90, inputs: 256, outputs: 144, shares: 2 },
+  { tokens: 2048, inputs: 64, outputs: 2064 }, // the largest tiles, and bands of them
+];
+
+const lacks = skipWithoutGpu(!gpu.traits.hasSubgroupMatrix);
+
+describe("gemm (needs a GPU with 16 x 16 x 16 matrix units)", () => {
+  for (const one of cases) {
+    const { tokens, inputs, outputs, ...rest } = one;
+    test.skipIf(lacks)(`${tokens} x ${outputs} x ${inputs} ${JSON.stringify(rest)}`, async () => {
+      const values = operands(one);
+      const isHalf = one.dtype === "f16";
+      assertClose(await run(traits, one, values), reference(one, values), isHalf ? f16Tolerance : tolerance);
+    });
+  }
+
+  test.skipIf(lacks)("deterministic: a token has the same bits in batches of any size", async () => {
+    const on = { ...traits, deterministic: true };
+    const one: Case = { tokens: 200, inputs: 512, outputs: 80 };
+    const values = operands(one);
+    const whole = await run(on, one, values);
+    for (const tokens of [1, 16, 33, 100]) {
+      const part = { ...values, x: values.x.slice(0, tokens * one.inputs) };
+      expect(await run(on, { ...one, tokens }, part)).toEqual(whole.slice(0, tokens * one.outputs));
+    }
+  });
+});
+
+test("a product of few rows is split into shares, but not where results must not depend on the batch", () => {
+  const shape = { tokens: 16, inputs: 4096, rows: 256 };
+  expect(gemmShares({ ...traits, deterministic: true }, shape)).toBe(1);
+  expect(gemmShares(traits, shape)).toBeGreaterThan(1);
+  expect(gemmShares(traits, { ...shape, rows: 65536 })).toBe(1);
+});
+
+test("suitsGemm tells what gemm can multiply", () => {
+  const weight = upload(gpu, "w", [32, 64], new Float32Array(2048), "f16");
+  expect(suitsGemm(traits, weight)).toBe(true);
+  expect(suitsGemm({ ...traits, hasSubgroupMatrix: false }, weight)).toBe(false);
+  expect(suitsGemm(traits, { ...weight, dtype: "bf16" })).toBe(false);
+  expect(suitsGemm(traits, { ...weight, shape: [24, 64] })).toBe(false);
+  expect(suitsGemm(traits, { ...weight, shape: [32, 48] })).toBe(false);
+});
+
+describe("gemm refuses", () => {
+  const x = upload(gpu, "x", [3, 64], new Float32Array(192), "f16");
+  const weight = upload(gpu, "w", [32, 64], new Float32Array(2048), "f16");
+  const y = upload(gpu, "y", [3, 32], new Float32Array(96));
+  const cases: [string, Partial<GemmOptions>][] = [
+    ["expected x to be f16, got f32", { x: { ...x, dtype: "f32" } }],
+    ["expected y to have 16 columns, got 32 (y)", { activation: "silu" }],
+    ["expected y to have 6 rows, got 3 (y)", { shares: 2 }],
+    ["expected the inputs of a share to be a multiple of 32, got 16", { shares: 4 }],
+    ["expected y to be f32 where sums are added to it", { y: { ...y, dtype: "f16" }, accumulate: true }],
+    ["expected bias f32 [32], got f32 [96]", { bias: { ...y, shape: [96] } }],
+  ];
+  for (const [message, change] of cases) {
+    test(message, () => {
+      expect(() => gemm(traits, { x, weight, y, ...change })).toThrow(`Cannot run gemm: ${message}`);
+    });
+  }
+});

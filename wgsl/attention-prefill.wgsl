@@ -1,0 +1,355 @@
+// attention-prefill: y[t, h] = sum over visible keys j of softmax_j(cap(scale * q[t, h] . k[j])) * v[j] (* sigmoid(gate))
+//
+// For many queries of a sequence at once, on subgroup matrices (16 x 16 x 16, f16 in, f32 sums). One workgroup a head
+// and a tile of up to QUERIES queries of one sequence at consecutive positions; a subgroup owns 16 * ROWS of them. KEYS
+// keys at a time are staged in workgroup memory, values in the same place after them. Scores go through workgroup
+// memory, since the elements of a matrix cannot be reached in registers. For the same reason sums are not rescaled at
+// each new maximum: weights are relative to a reference that moves when a row's maximum is HEADROOM above it.
+// Bound by workgroup memory and barriers. The cache is f16; head_dim is HEAD.
+enable f16;
+enable subgroups;
+enable chromium_experimental_subgroup_matrix;
+diagnostic(off, chromium.subgroup_matrix_uniformity);
+
+override Q_FORMAT: u32 = 2; // 0 f32, 2 f16
+override Y_FORMAT: u32 = 2; // 0 f32, 2 f16
+override GATE: u32 = 0;     // 1: times sigmoid(gate)
+override GATE_FORMAT: u32 = 0; // 0 f32, 2 f16
+const HEAD: u32 = 128;      // head_dim: a multiple of 16
+const KEYS: u32 = 64;
+const ROWS: u32 = 1;        // 1 or 2
+const SUBGROUPS: u32 = 4;
+struct Params {
+  heads: u32, kv_heads: u32, q_row: u32, q_offset: u32, gate_row: u32, gate_offset: u32,
+  block_size: u32, blocks_per_sequence: u32, window: u32, scale: f32, soft_cap: f32
+}
+@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(1) var<storage, read> q: array<vec4u>;           // [tokens, q_row]
+@group(0) @binding(2) var<storage, read> kv: array<vec4u>;          // [blocks, 2, block_size, kv_channels]
+@group(0) @binding(3) var<storage, read> tokens_meta: array<vec4u>; // [tokens, 4]
+@group(0) @binding(4) var<storage, read> sequences: array<vec4u>;   // [sequences, 4]
+@group(0) @binding(5) var<storage, read> block_tables: array<u32>;  // [sequences, blocks_per_sequence]
+@group(0) @binding(6) var<storage, read> tiles: array<vec4u>;       // [tiles, 4]
+@group(0) @binding(7) var<storage, read> gate: array<vec4u>;        // [tokens, gate_row]
+@group(0) @binding(8) var<storage, read_write> y: array<vec4u>;     // [tokens, y_row]
+
+alias Left = subgroup_matrix_left<f16, 16, 16>;
+alias Right = subgroup_matrix_right<f16, 16, 16>;
+alias Sums = subgroup_matrix_result<f32, 16, 16>;
+alias Queries = array<array<Left, FRAGMENTS>, ROWS>;
+alias Outputs = array<array<Sums, FRAGMENTS>, ROWS>;
+
+const LOWEST: f32 = -3e38;
+const HEADROOM: f32 = 8.0; // in powers of two: weights stay below 2^8, far from the end of f16
+const LOG2_E: f32 = 1.4426950408889634;
+const LANES: u32 = 32 * SUBGROUPS;
+const FRAGMENTS: u32 = HEAD / 16;
+const QUERIES: u32 = 16 * ROWS * SUBGROUPS;
+
+// Workgroup memory is counted in pieces of 16 bytes; rows have one more than they need, against bank conflicts.
+const PIECES: u32 = HEAD / 8;
+const STRIDE: u32 = PIECES + 1;
+const SCORE_STRIDE: u32 = KEYS / 4 + 1;
+const WEIGHT_STRIDE: u32 = KEYS / 8 + 1;
+const SCORES: u32 = KEYS * STRIDE;                      // [QUERIES, KEYS] f32
+const WEIGHTS: u32 = SCORES + QUERIES * SCORE_STRIDE;   // [QUERIES, KEYS] f16
+const END: u32 = WEIGHTS + QUERIES * WEIGHT_STRIDE;
+var<workgroup> tile: array<vec4u, max(QUERIES * STRIDE, END)>;
+var<workgroup> moves: array<u32, SUBGROUPS>; // whether a subgroup has rows whose reference moves
+
+const ITEMS: u32 = KEYS * PIECES / LANES; // pieces of keys a lane stages
+var<private> next: array<vec4u, ITEMS>;
+var<private> rows: array<u32, ITEMS>; // where they are in the cache
+
+const ROW_LANES: u32 = 2 / ROWS; // lanes that share a row of scores
+const LANE_PIECES: u32 = KEYS / 8 / ROW_LANES;
+
+/// What a lane knows of its row.
+struct Row { position: u32, most: f32, weight: f32, factor: f32 }
+
+/// The keys that a tile of queries may see, and what decides which of them sees which.
+struct Sight { first: u32, last: u32, prefix: u32, low: u32, high: u32 }
+
+fn sight_of(position: u32, count: u32, sequence: u32) -> Sight {
+  let context = sequences[sequence].y;
+  let prefix = min(sequences[sequence].x, context);
+  let to = position + count - 1;
+  var last = to;
+  if (position < prefix) { last = max(last, prefix - 1); }
+  var first = 0u;
+  if (params.window > 0) {
+    first = position - min(position, params.window - 1);
+    last = min(last, to + params.window - 1);
+  }
+  return Sight(first, min(last, context - 1), prefix, position, to);
+}
+
+fn sees(sight: Sight, position: u32, key: u32) -> bool {
+  let in_window = params.window == 0 || (max(position, key) - min(position, key) < params.window);
+  return key <= sight.last && (key <= position || (position < sight.prefix && key < sight.prefix)) && in_window;
+}
+
+/// Whether every query of the tile sees all KEYS keys from `first` on.
+fn all_seen(sight: Sight, first: u32) -> bool {
+  let end = first + KEYS - 1;
+  let causal = end <= sight.low || (sight.high < sight.prefix && end < sight.prefix);
+  let near = params.window == 0 || (sight.high < first + params.window && end < sight.low + params.window);
+  return causal && near && end <= sight.last;
+}
+
+fn clamped(value: vec4f) -> vec2u {
+  return bitcast<vec2u>(vec4<f16>(clamp(value, vec4f(-65504), vec4f(65504))));
+}
+
+fn stage_queries(lane: u32, first: u32, count: u32, head: u32) {
+  for (var i = lane; i < QUERIES * PIECES; i += LANES) {
+    let row = first + min(i / PIECES, count - 1);
+    let at = (row * params.q_row + params.q_offset + head * HEAD) / 8 + i % PIECES;
+    var piece = vec4u();
+    if (Q_FORMAT == 2) { piece = q[at]; }
+    else { piece = vec4u(clamped(bitcast<vec4f>(q[2 * at])), clamped(bitcast<vec4f>(q[2 * at + 1]))); }
+    tile[i / PIECES * STRIDE + i % PIECES] = piece;
+  }
+}
+
+fn find_rows(lane: u32, first: u32, table: u32, kv_head: u32, last: u32) {
+  for (var i = 0u; i < ITEMS; i++) {
+    let item = i * LANES + lane;
+    let key = min(first + item / PIECES, last);
+    let block = block_tables[table + key / params.block_size];
+    let row = block * 2 * params.block_size + key % params.block_size;
+    rows[i] = (row * params.kv_heads + kv_head) * PIECES + item % PIECES;
+  }
+}
+
+/// Starts reading keys (`offset` 0) or values of the rows found.
+fn fetch(offset: u32) {
+  for (var i = 0u; i < ITEMS; i++) { next[i] = kv[rows[i] + offset]; }
+}
+
+/// Stages what was fetched; rows behind the last key become 0, for 0 * NaN is NaN.
+fn stage(lane: u32, first: u32, last: u32) {
+  for (var i = 0u; i < ITEMS; i++) {
+    let item = i * LANES + lane;
+    tile[item / PIECES * STRIDE + item % PIECES] = select(vec4u(), next[i], first + item / PIECES <= last);
+  }
+}
+
+/// Scores of the subgroup's queries, whose first is `row`.
+fn multiply_keys(queries: ptr<function, Queries>, row: u32) {
+  for (var j = 0u; j < KEYS / 16; j++) {
+    var scores: array<Sums, ROWS>;
+    for (var r = 0u; r < ROWS; r++) { scores[r] = Sums(0f); }
+    for (var c = 0u; c < FRAGMENTS; c++) {
+      let keys = subgroupMatrixLoad<Right, col_major>(&tile, 16 * j * STRIDE + 2 * c, STRIDE);
+      for (var r = 0u; r < ROWS; r++) {
+        scores[r] = subgroupMatrixMultiplyAccumulate((*queries)[r][c], keys, scores[r]);
+      }
+    }
+    for (var r = 0u; r < ROWS; r++) {
+      let at = SCORES + (row + 16 * r) * SCORE_STRIDE + 4 * j;
+      subgroupMatrixStore<row_major>(&tile, at, scores[r], SCORE_STRIDE);
+    }
+  }
+}
+
+fn multiply_values(outputs: ptr<function, Outputs>, row: u32) {
+  for (var k = 0u; k < KEYS / 16; k++) {
+    var weights: array<Left, ROWS>;
+    for (var r = 0u; r < ROWS; r++) {
+      let at = WEIGHTS + (row + 16 * r) * WEIGHT_STRIDE + 2 * k;
+      weights[r] = subgroupMatrixLoad<Left, row_major>(&tile, at, WEIGHT_STRIDE);
+    }
+    for (var c = 0u; c < FRAGMENTS; c++) {
+      let values = subgroupMatrixLoad<Right, row_major>(&tile, 16 * k * STRIDE + 2 * c, STRIDE);
+      for (var r = 0u; r < ROWS; r++) {
+        (*outputs)[r][c] = subgroupMatrixMultiplyAccumulate(weights[r], values, (*outputs)[r][c]);
+      }
+    }
+  }
+}
+
+/// Scaled and capped scores, in powers of two.
+fn finished(score: vec4f) -> vec4f {
+  let scaled = score * params.scale;
+  if (params.soft_cap == 0.0) { return scaled * LOG2_E; }
+  let x = clamp(scaled / params.soft_cap, vec4f(-10), vec4f(10));
+  return params.soft_cap * LOG2_E * (vec4f(1) - vec4f(2) / (exp(2 * x) + vec4f(1)));
+}
+
+/// Four scores of a row, from key `key` on; LOWEST where there is nothing to see.
+fn scores_of(at: u32, sight: Sight, position: u32, key: u32, is_masked: bool) -> vec4f {
+  let score = finished(bitcast<vec4f>(tile[at]));
+  if (!is_masked) { return score; }
+  let seen = vec4<bool>(
+    sees(sight, position, key), sees(sight, position, key + 1),
+    sees(sight, position, key + 2), sees(sight, position, key + 3),
+  );
+  return select(vec4f(LOWEST), score, seen);
+}
+
+/// Turns a row of scores into weights; returns whether its reference moved.
+fn weigh(lane: u32, row_index: u32, row: ptr<function, Row>, sight: Sight, first: u32) -> bool {
+  let is_masked = !all_seen(sight, first);
+  let part = lane % 32 / (16 * ROWS) * LANE_PIECES;
+  var scores: array<vec4f, 2 * LANE_PIECES>;
+  var most = vec4f(LOWEST);
+  for (var i = 0u; i < 2 * LANE_PIECES; i++) {
+    let quad = 2 * part + i;
+    scores[i] = scores_of(SCORES + row_index * SCORE_STRIDE + quad, sight, (*row).position, first + 4 * quad, is_masked);
+    most = max(most, scores[i]);
+  }
+  var largest = max(max(most.x, most.y), max(most.z, most.w));
+  if (ROW_LANES == 2) { largest = max(largest, subgroupShuffleXor(largest, 16)); }
+  let is_moved = largest > (*row).most + HEADROOM || ((*row).most == LOWEST && largest > LOWEST);
+  (*row).factor = 1.0;
+  if (is_moved) {
+    (*row).factor = exp2((*row).most - largest);
+    (*row).most = largest;
+    (*row).weight *= (*row).factor;
+  }
+  // A row that has seen nothing yet has LOWEST for its reference: its weights must not be exp2(0).
+  let reference = select((*row).most, 0.0, (*row).most == LOWEST);
+  var sum = vec4f();
+  for (var i = 0u; i < LANE_PIECES; i++) {
+    let a = exp2(scores[2 * i] - reference);
+    let b = exp2(scores[2 * i + 1] - reference);
+    sum += a + b;
+    tile[WEIGHTS + row_index * WEIGHT_STRIDE + part + i] =
+      vec4u(bitcast<vec2u>(vec4<f16>(a)), bitcast<vec2u>(vec4<f16>(b)));
+  }
+  (*row).weight += dot(sum, vec4f(1));
+  return is_moved;
+}
+
+const ROUND: u32 = KEYS / 16; // fragments of outputs that the place of the scores takes
+
+/// Multiplies each row of outputs by its factor.
+fn rescale(outputs: ptr<function, Outputs>, lane: u32, row: u32, row_index: u32, factor: f32) {
+  for (var c = 0u; c < FRAGMENTS; c += ROUND) {
+    workgroupBarrier();
+    put_outputs(outputs, row, c);
+    workgroupBarrier();
+    for (var i = lane % 32 / (16 * ROWS); i < KEYS / 4; i += ROW_LANES) {
+      let at = SCORES + row_index * SCORE_STRIDE + i;
+      tile[at] = bitcast<vec4u>(bitcast<vec4f>(tile[at]) * factor);
+    }
+    workgroupBarrier();
+    for (var r = 0u; r < ROWS; r++) {
+      for (var j = 0u; j < ROUND; j++) {
+        if (c + j < FRAGMENTS) {
+          let at = SCORES + (row + 16 * r) * SCORE_STRIDE + 4 * j;
+          (*outputs)[r][c + j] = subgroupMatrixLoad<Sums, row_major>(&tile, at, SCORE_STRIDE);
+        }
+      }
+    }
+  }
+}
+
+fn put_outputs(outputs: ptr<function, Outputs>, row: u32, c: u32) {
+  for (var r = 0u; r < ROWS; r++) {
+    for (var j = 0u; j < ROUND; j++) {
+      if (c + j < FRAGMENTS) {
+        let at = SCORES + (row + 16 * r) * SCORE_STRIDE + 4 * j;
+        subgroupMatrixStore<row_major>(&tile, at, (*outputs)[r][c + j], SCORE_STRIDE);
+      }
+    }
+  }
+}
+
+fn sigmoid(value: vec4f) -> vec4f { return vec4f(1) / (vec4f(1) + exp(-value)); }
+
+/// Writes eight channels of y, from `column` on.
+fn write(token: u32, column: u32, a: vec4f, b: vec4f) {
+  var low = a;
+  var high = b;
+  if (GATE == 1) {
+    let at = (token * params.gate_row + params.gate_offset + column) / 8;
+    if (GATE_FORMAT == 0) {
+      low *= sigmoid(bitcast<vec4f>(gate[2 * at]));
+      high *= sigmoid(bitcast<vec4f>(gate[2 * at + 1]));
+    } else {
+      low *= sigmoid(vec4f(bitcast<vec4<f16>>(gate[at].xy)));
+      high *= sigmoid(vec4f(bitcast<vec4<f16>>(gate[at].zw)));
+    }
+  }
+  let at = (token * params.heads * HEAD + column) / 8;
+  if (Y_FORMAT == 0) {
+    y[2 * at] = bitcast<vec4u>(low);
+    y[2 * at + 1] = bitcast<vec4u>(high);
+  } else {
+    y[at] = vec4u(clamped(low), clamped(high));
+  }
+}
+
+/// Writes the outputs of a subgroup's queries, which are `count` from token `first` on.
+fn finish(outputs: ptr<function, Outputs>, lane: u32, row: u32, weight: f32, info: vec4u, head: u32) {
+  const round_pieces = ROUND * 2;
+  for (var c = 0u; c < FRAGMENTS; c += ROUND) {
+    workgroupBarrier();
+    put_outputs(outputs, row, c);
+    workgroupBarrier();
+    for (var n = 0u; n < ROWS * round_pieces / 2; n++) {
+      let i = n * 32 + lane % 32;
+      let r = i / round_pieces;
+      let piece = i % round_pieces;
+      let total = subgroupShuffle(weight, r);
+      let at = SCORES + (row + r) * SCORE_STRIDE + 2 * piece;
+      let column = c * 16 + piece * 8;
+      if (row + r < info.y && column < HEAD) {
+        write(info.x + row + r, head * HEAD + column, bitcast<vec4f>(tile[at]) / total, bitcast<vec4f>(tile[at + 1]) / total);
+      }
+    }
+  }
+}
+
+@compute @workgroup_size(LANES)
+fn main(@builtin(workgroup_id) place: vec3u, @builtin(local_invocation_index) lane: u32) {
+  let head = place.x;
+  let info = tiles[place.y]; // first token, count, sequence
+  if (info.y == 0) { return; }
+  let sight = sight_of(tokens_meta[info.x].x, info.y, info.z);
+  let table = info.z * params.blocks_per_sequence;
+  let kv_head = head / (params.heads / params.kv_heads);
+  let to_values = params.block_size * params.kv_heads * PIECES;
+  let subgroup_row = subgroupBroadcastFirst(lane / 32) * 16 * ROWS;
+  let row_index = subgroup_row + lane % (16 * ROWS);
+  var row = Row(sight.low + min(row_index, info.y - 1), LOWEST, 0.0, 1.0);
+
+  find_rows(lane, sight.first, table, kv_head, sight.last);
+  fetch(0);
+  stage_queries(lane, info.x, info.y, head);
+  workgroupBarrier();
+  var queries: Queries;
+  var outputs: Outputs;
+  for (var r = 0u; r < ROWS; r++) {
+    for (var c = 0u; c < FRAGMENTS; c++) {
+      queries[r][c] = subgroupMatrixLoad<Left, row_major>(&tile, (subgroup_row + 16 * r) * STRIDE + 2 * c, STRIDE);
+      outputs[r][c] = Sums(0f);
+    }
+  }
+  workgroupBarrier();
+  stage(lane, sight.first, sight.last);
+  workgroupBarrier();
+  for (var first = sight.first; first <= sight.last; first += KEYS) {
+    fetch(to_values);
+    multiply_keys(&queries, subgroup_row);
+    workgroupBarrier();
+    stage(lane, first, sight.last);
+    let is_moved = subgroupAny(weigh(lane, row_index, &row, sight, first));
+    if (lane % 32 == 0) { moves[lane / 32] = u32(is_moved); }
+    let moved = workgroupUniformLoad(&moves);
+    var any = 0u;
+    for (var i = 0u; i < SUBGROUPS; i++) { any |= moved[i]; }
+    if (any != 0 && first > sight.first) { rescale(&outputs, lane, subgroup_row, row_index, row.factor); }
+    find_rows(lane, first + KEYS, table, kv_head, sight.last);
+    fetch(0);
+    multiply_values(&outputs, subgroup_row);
+    workgroupBarrier();
+    stage(lane, first + KEYS, sight.last);
+    workgroupBarrier();
+  }
+  var weight = row.weight;
+  if (ROW_LANES == 2) { weight += subgroupShuffleXor(weight, 16); }
+  finish(&outputs, lane, subgroup_row, weight, info, head);
+}

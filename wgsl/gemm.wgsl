@@ -1,0 +1,261 @@
+// gemm: y[t, n] = sum over k of x[t, k] * weight[n, k] (+ bias[n]) (+ y[t, n]), or act(gate[t, n]) * up[t, n]
+//
+// Products on subgroup matrices (16 x 16 x 16, f16 in, f32 sums), for more tokens than a matrix-vector kernel likes.
+// One workgroup a tile of TILE_TOKENS by TILE_ROWS; its subgroups share it in parts of PART_TOKENS by PART_ROWS,
+// and SPLIT of them share a part by taking turns along k. Each step stages STEP columns of both operands in workgroup
+// memory, while the next ones are on their way to registers. Workgroups of grid.z take one share of k each and write
+// sums of their own ("partials"). Tiles are walked in bands of BAND token tiles, so that neighbours find each other's
+// operands in the cache. Bound by the matrix units and workgroup memory for many tokens, by reading weight for few.
+// inputs / grid.z is a multiple of STEP, outputs of 8 (gated: halves of outputs of 16). Rows beyond the last are read
+// as the last and not written. Gated weights have the rows of gate first, then those of up.
+enable f16;
+enable subgroups;
+enable chromium_experimental_subgroup_matrix;
+diagnostic(off, chromium.subgroup_matrix_uniformity);
+
+override BIAS: u32 = 0;       // 1: adds bias
+override ACCUMULATE: u32 = 0; // 1: adds to what y holds
+override Y_FORMAT: u32 = 0;   // 0 f32, 2 f16
+const GATED: u32 = 0;         // 1: silu(gate) * up, 2: gelu_tanh(gate) * up
+const FORMAT: u32 = 2;        // of weight: 2 f16, 3 i8, 4 i4
+const GROUP_EIGHTHS: u32 = 4; // of i8 and i4: consecutive inputs that share a scale (an f16), in eights
+const TILE_TOKENS: u32 = 128;
+const TILE_ROWS: u32 = 128;
+const PART_TOKENS: u32 = 64;
+const PART_ROWS: u32 = 64;
+const SPLIT: u32 = 1;
+const STEP: u32 = 32;
+const STAGES: u32 = 2;        // 2: staging the next step needs no barrier of its own
+const BAND: u32 = 8;
+struct Params { tokens: u32, inputs: u32, rows: u32 }
+@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(1) var<storage, read> x: array<vec4u>;       // [tokens, inputs]
+@group(0) @binding(2) var<storage, read> weight: array<vec4u>;  // [rows, inputs]
+@group(0) @binding(3) var<storage, read> scales: array<u32>;    // [scales]
+@group(0) @binding(4) var<storage, read> bias: array<vec4u>;     // [biases]
+@group(0) @binding(5) var<storage, read_write> y: array<vec4u>; // [y_rows, outputs]
+
+alias Left = subgroup_matrix_left<f16, 16, 16>;
+alias Right = subgroup_matrix_right<f16, 16, 16>;
+alias Sums = subgroup_matrix_result<f32, 16, 16>;
+
+const PARTS_T: u32 = TILE_TOKENS / PART_TOKENS;
+const PARTS_N: u32 = TILE_ROWS / PART_ROWS;
+const LANES: u32 = 32 * PARTS_T * PARTS_N * SPLIT;
+const ROWS_T: u32 = PART_TOKENS / 16;
+const ROWS_N: u32 = PART_ROWS / 16;
+
+// Everything staged is counted in pieces of 16 bytes: 8 columns. A row has one piece more than it needs, which puts
+// the rows of a matrix into different banks.
+const PIECES: u32 = STEP / 8;
+const STRIDE: u32 = PIECES + 1;
+const X_ITEMS: u32 = TILE_TOKENS * PIECES / LANES; // pieces a lane stages
+const W_ITEMS: u32 = TILE_ROWS * PIECES / LANES;
+const STAGE: u32 = (TILE_TOKENS + TILE_ROWS) * STRIDE;
+// In the end the memory takes 16 rows of sums of each subgroup, in pieces of four.
+const SUM_STRIDE: u32 = PART_ROWS / 4 + 1;
+const SUM_AREA: u32 = 16 * SUM_STRIDE;
+var<workgroup> tile: array<vec4u, max(STAGES * STAGE, LANES / 32 * SUM_AREA)>;
+
+var<private> x_base: array<u32, X_ITEMS>; // where the lane's rows begin, in pieces
+var<private> w_base: array<u32, W_ITEMS>;
+var<private> x_next: array<vec4u, X_ITEMS>;
+var<private> w_next: array<vec4u, W_ITEMS>; // as stored, with the scale behind
+alias PartSums = array<array<Sums, ROWS_N>, ROWS_T>;
+
+/// The row of weight in row `i` of the tile: gated, 16 rows of gate and 16 of up by turns.
+fn weight_row(first: u32, i: u32) -> u32 {
+  if (GATED == 0) { return min(first + i, params.rows - 1); }
+  let half = params.rows / 2;
+  return min(first / 2 + i / 32 * 16 + i % 16, half - 1) + (i / 16 % 2) * half;
+}
+
+fn find_rows(lane: u32, first_t: u32, first_n: u32) {
+  for (var i = 0u; i < X_ITEMS; i++) {
+    let row = (i * LANES + lane) / PIECES;
+    x_base[i] = min(first_t + row, params.tokens - 1) * (params.inputs / 8) + lane % PIECES;
+  }
+  for (var i = 0u; i < W_ITEMS; i++) {
+    let row = (i * LANES + lane) / PIECES;
+    w_base[i] = weight_row(first_n, row) * (params.inputs / 8) + lane % PIECES;
+  }
+}
+
+/// Eight elements of weight from piece `i` on, not yet widened, and their scale.
+fn stored_weights(i: u32) -> vec4u {
+  if (FORMAT == 2) { return weight[i]; }
+  let group = i / GROUP_EIGHTHS;
+  let scale = scales[group / 2] >> (group % 2 * 16);
+  if (FORMAT == 3) { return vec4u(weight[i / 2][i % 2 * 2], weight[i / 2][i % 2 * 2 + 1], scale, 0); }
+  return vec4u(weight[i / 4][i % 4], 0, scale, 0);
+}
+
+/// Two numbers from 0 to 255, 16 bits apart, less `zero`, times scale.
+fn widen(pair: u32, zero: f16, scale: f16) -> u32 {
+  // 0x6400 is 1024 in f16, whose last bit counts 1: exact.
+  return bitcast<u32>((bitcast<vec2<f16>>(pair | 0x64006400) - vec2<f16>(1024 + zero)) * scale);
+}
+
+/// Eight weights as f16.
+fn widened(stored: vec4u) -> vec4u {
+  if (FORMAT == 2) { return stored; }
+  let scale = bitcast<vec2<f16>>(stored.z).x;
+  if (FORMAT == 3) {
+    let a = stored.x ^ 0x80808080;
+    let b = stored.y ^ 0x80808080;
+    return vec4u(
+      widen((a & 0xff) | ((a & 0xff00) << 8), 128, scale),
+      widen(((a >> 16) & 0xff) | ((a >> 8) & 0xff0000), 128, scale),
+      widen((b & 0xff) | ((b & 0xff00) << 8), 128, scale),
+      widen(((b >> 16) & 0xff) | ((b >> 8) & 0xff0000), 128, scale),
+    );
+  }
+  let a = stored.x;
+  return vec4u(
+    widen((a & 0xf) | ((a & 0xf0) << 12), 8, scale),
+    widen(((a >> 8) & 0xf) | ((a << 4) & 0xf0000), 8, scale),
+    widen(((a >> 16) & 0xf) | ((a >> 4) & 0xf0000), 8, scale),
+    widen(((a >> 24) & 0xf) | ((a >> 12) & 0xf0000), 8, scale),
+  );
+}
+
+fn fetch(piece: u32) {
+  for (var i = 0u; i < X_ITEMS; i++) { x_next[i] = x[x_base[i] + piece]; }
+  for (var i = 0u; i < W_ITEMS; i++) { w_next[i] = stored_weights(w_base[i] + piece); }
+}
+
+fn stage(lane: u32, base: u32) {
+  let at = base + lane / PIECES * STRIDE + lane % PIECES;
+  const rows = LANES / PIECES;
+  for (var i = 0u; i < X_ITEMS; i++) { tile[at + i * rows * STRIDE] = x_next[i]; }
+  for (var i = 0u; i < W_ITEMS; i++) { tile[at + (TILE_TOKENS + i * rows) * STRIDE] = widened(w_next[i]); }
+}
+
+/// Adds the products of a staged step; the subgroup's part begins at `part_t`, `part_n`.
+fn multiply(sums: ptr<function, PartSums>, base: u32, part_t: u32, part_n: u32, turn: u32) {
+  for (var k = turn; k < STEP / 16; k += SPLIT) {
+    var left: array<Left, ROWS_T>;
+    for (var i = 0u; i < ROWS_T; i++) {
+      left[i] = subgroupMatrixLoad<Left, row_major>(&tile, base + (part_t + 16 * i) * STRIDE + 2 * k, STRIDE);
+    }
+    for (var j = 0u; j < ROWS_N; j++) {
+      let at = base + (TILE_TOKENS + part_n + 16 * j) * STRIDE + 2 * k;
+      let right = subgroupMatrixLoad<Right, col_major>(&tile, at, STRIDE);
+      for (var i = 0u; i < ROWS_T; i++) {
+        (*sums)[i][j] = subgroupMatrixMultiplyAccumulate(left[i], right, (*sums)[i][j]);
+      }
+    }
+  }
+}
+
+fn activated(gate: vec4f) -> vec4f {
+  if (GATED == 1) { return gate / (vec4f(1) + exp(-gate)); }
+  let inner = clamp(0.7978845608028654 * (gate + 0.044715 * gate * gate * gate), vec4f(-10), vec4f(10));
+  return gate * (vec4f(1) - vec4f(1) / (exp(2 * inner) + vec4f(1)));
+}
+
+/// Four sums of a row, over all turns.
+fn total(at: u32) -> vec4f {
+  var sum = bitcast<vec4f>(tile[at]);
+  for (var turn = 1u; turn < SPLIT; turn++) { sum += bitcast<vec4f>(tile[at + turn * PARTS_T * PARTS_N * SUM_AREA]); }
+  return sum;
+}
+
+/// Four outputs of the part whose sums begin at `at`.
+fn four(at: u32, quad: u32) -> vec4f {
+  if (GATED == 0) { return total(at + quad); }
+  let gate = at + quad / 4 * 8 + quad % 4;
+  return activated(total(gate)) * total(gate + 4);
+}
+
+fn with_bias(value: vec4f, n: u32) -> vec4f {
+  if (BIAS == 0) { return value; }
+  return value + bitcast<vec4f>(bias[n / 4]);
+}
+
+/// Writes eight outputs of a row of y, which is `row` long.
+fn put(t: u32, n: u32, row: u32, a: vec4f, b: vec4f) {
+  var low = with_bias(a, n);
+  var high = with_bias(b, n + 4);
+  if (Y_FORMAT == 0) {
+    let i = (t * row + n) / 4;
+    if (ACCUMULATE == 1) {
+      low += bitcast<vec4f>(y[i]);
+      high += bitcast<vec4f>(y[i + 1]);
+    }
+    y[i] = bitcast<vec4u>(low);
+    y[i + 1] = bitcast<vec4u>(high);
+  } else {
+    let l = vec4<f16>(clamp(low, vec4f(-65504), vec4f(65504)));
+    let h = vec4<f16>(clamp(high, vec4f(-65504), vec4f(65504)));
+    y[(t * row + n) / 8] = vec4u(bitcast<vec2u>(l), bitcast<vec2u>(h));
+  }
+}
+
+/// Writes the 16 rows of sums in workgroup memory that belong to one part.
+fn put_rows(worker: u32, at: u32, first_t: u32, first_n: u32, share: u32) {
+  const eights = select(PART_ROWS / 8, PART_ROWS / 16, GATED > 0);
+  let columns = select(params.rows, params.rows / 2, GATED > 0);
+  for (var i = worker; i < 16 * eights; i += 32 * SPLIT) {
+    let t = first_t + i / eights;
+    let n = first_n + i % eights * 8;
+    if (t < params.tokens && n < columns) {
+      let row = at + i / eights * SUM_STRIDE;
+      let quad = i % eights * 2;
+      put(share * params.tokens + t, n, columns, four(row, quad), four(row, quad + 1));
+    }
+  }
+}
+
+/// The tile of a workgroup: (tokens, outputs).
+fn tile_place(group: vec3u, grid: vec3u) -> vec2u {
+  let index = group.y * grid.x + group.x;
+  let band = index / (BAND * grid.x);
+  let height = min(BAND, grid.y - band * BAND);
+  let rest = index % (BAND * grid.x);
+  return vec2u(band * BAND + rest % height, rest / height);
+}
+
+@compute @workgroup_size(LANES)
+fn main(
+  @builtin(workgroup_id) group: vec3u,
+  @builtin(num_workgroups) grid: vec3u,
+  @builtin(local_invocation_index) lane: u32,
+) {
+  let place = tile_place(group, grid);
+  let first_t = place.x * TILE_TOKENS;
+  let first_n = place.y * TILE_ROWS;
+  let subgroup = subgroupBroadcastFirst(lane / 32);
+  let part = subgroup % (PARTS_T * PARTS_N);
+  let turn = subgroup / (PARTS_T * PARTS_N);
+  let part_t = part / PARTS_N * PART_TOKENS;
+  let part_n = part % PARTS_N * PART_ROWS;
+  var sums: PartSums;
+  for (var i = 0u; i < ROWS_T; i++) {
+    for (var j = 0u; j < ROWS_N; j++) { sums[i][j] = Sums(0f); }
+  }
+  find_rows(lane, first_t, first_n);
+  let steps = params.inputs / STEP / grid.z;
+  let first_step = group.z * steps;
+  fetch(first_step * PIECES);
+  stage(lane, 0);
+  workgroupBarrier();
+  for (var step = 1u; step < steps; step++) {
+    fetch((first_step + step) * PIECES);
+    multiply(&sums, (step - 1) % STAGES * STAGE, part_t, part_n, turn);
+    if (STAGES == 1) { workgroupBarrier(); }
+    stage(lane, step % STAGES * STAGE);
+    workgroupBarrier();
+  }
+  multiply(&sums, (steps - 1) % STAGES * STAGE, part_t, part_n, turn);
+  let columns = first_n + part_n;
+  let worker = turn * 32 + lane % 32;
+  for (var i = 0u; i < ROWS_T; i++) {
+    workgroupBarrier();
+    for (var j = 0u; j < ROWS_N; j++) {
+      subgroupMatrixStore<row_major>(&tile, subgroup * SUM_AREA + j * 4, sums[i][j], SUM_STRIDE);
+    }
+    workgroupBarrier();
+    put_rows(worker, part * SUM_AREA, first_t + part_t + 16 * i, select(columns, columns / 2, GATED > 0), group.z);
+  }
+}
