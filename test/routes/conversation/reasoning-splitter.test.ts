@@ -1,4 +1,4 @@
-import { describe, expect, test } from "bun:test";
+import { expect, test } from "bun:test";
 import { ReasoningSplitter } from "../../../src/routes/conversation/reasoning-splitter.ts";
 
 function split(pieces: readonly string[], isOpened: boolean): { reasoning: string; text: string } {
@@ -9,7 +9,7 @@ function split(pieces: readonly string[], isOpened: boolean): { reasoning: strin
   return joined;
 }
 
-describe.each([
+test.each([
   ["<think>\nHm, 2 < 3.\n\nYes.\n</think>\n\nIt is.\n", false, "Hm, 2 < 3.\n\nYes.", "It is.\n"],
   ["\n<think>a</think>b", false, "a", "b"],
   ["<think>\n\n</think>\n\nb", false, "", "b"],
@@ -24,11 +24,9 @@ describe.each([
   ["a <think> b", true, "a <think> b", ""],
   ["</think>b", true, "", "b"],
   ["", true, "", ""],
-])("%j, opened by the prompt: %p", (answer, isOpened, reasoning, text) => {
-  test("is split the same however it comes", () => {
-    const cuts = Array.from({ length: answer.length }, (_, at) => [answer.slice(0, at), answer.slice(at)]);
-    for (const pieces of [[answer], [...answer], ...cuts]) {
-      expect(split(pieces, isOpened)).toEqual({ reasoning, text });
-    }
-  });
+] as const)("%j, opened by the prompt: %p", (answer, isOpened, reasoning, text) => {
+  const cuts = Array.from({ length: answer.length }, (_, at) => [answer.slice(0, at), answer.slice(at)]);
+  for (const pieces of [[answer], [...answer], ...cuts]) {
+    expect(split(pieces, isOpened)).toEqual({ reasoning, text });
+  }
 });
