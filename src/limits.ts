@@ -8,6 +8,8 @@ import assert from "node:assert/strict";
 
 /** Largest request body; a longer one is a 413. Holds a prompt of a million token ids. */
 export const REQUEST_BODY_BYTES_MAX = 8 * 1024 * 1024;
+/** Prompts of one request, each of which is a request of the engine's queue. */
+export const PROMPTS_MAX = 128;
 /** How deep arrays and objects may nest in a request. What the API takes needs 5. */
 export const JSON_DEPTH_MAX = 32;
 export const MESSAGES_MAX = 4096;
@@ -87,6 +89,8 @@ export const QUEUED_TOKENS_MAX = 4 * 1024 * 1024;
 export const PROMPT_LOGITS_BYTES_MAX = 64 * 1024 * 1024;
 /** `Retry-After` when the queue is full. */
 export const QUEUE_RETRY_SECONDS = 1;
+
+assert(PROMPTS_MAX < QUEUED_REQUESTS_MAX, "the prompts of a request fit the queue");
 
 // Tools
 

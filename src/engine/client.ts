@@ -25,8 +25,12 @@ export interface SamplingParams {
   minP: number;
   /** 64-bit seed of the request's own random numbers. */
   seed: bigint;
-  /** Generation ends before the first of these strings, which is not part of the text. */
+  /** Generation ends before the first of these strings, which is not part of the text unless `includeStop` says so. */
   stop: readonly string[];
+  /** The text has the stop string, or the text of the id, that ended it. */
+  includeStop?: boolean;
+  /** The text has special tokens too, but for the one that ended it. */
+  showSpecialTokens?: boolean;
   /** Answers to generate from the one prompt; 1 by default. Answer i draws from seed + i. */
   n?: number;
   /** An answer does not end before it has this many tokens. */
@@ -117,6 +121,8 @@ export type GenerationEvent =
       stop?: string | number;
       promptTokens: number;
       completionTokens: number;
+      /** Of the prompt's: leading ones that were not computed, since their keys and values were cached. */
+      cachedTokens?: number;
     };
 
 /** What becomes of the answers, the prompt aside. */
@@ -204,7 +210,8 @@ export interface TextCodec {
   encodeChat(messages: readonly ChatMessage[], options?: ChatTemplateOptions): number[];
   /** Of the checkpoint's own template, or of one in its place. */
   chatFormat(chatTemplate?: string): ChatFormat;
-  decode(ids: readonly number[]): string;
+  /** Special tokens are left out unless they are asked for. */
+  decode(ids: readonly number[], options?: { skipSpecialTokens?: boolean }): string;
 }
 
 export interface EngineClient {

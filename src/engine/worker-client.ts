@@ -59,6 +59,7 @@ interface ClientParts {
   card: ModelCard;
   text: ModelTextCodec;
   adapter: string;
+  eosTokenIds: readonly number[];
   startTimer: StartTimer;
 }
 
@@ -66,6 +67,7 @@ export class WorkerEngineClient implements EngineClient {
   readonly model: ModelCard;
   readonly text: ModelTextCodec;
   readonly adapter: string;
+  readonly #eosTokenIds: readonly number[];
   readonly #worker: Worker;
   readonly #entries = new Map<string, Entry>();
   readonly #startTimer: StartTimer;
@@ -89,17 +91,24 @@ export class WorkerEngineClient implements EngineClient {
     try {
       const info = await untilReady(worker, engine, onProgress);
       const card = modelCard({ modelName, created, config, info });
-      return new WorkerEngineClient(worker, { card, text, adapter: info.adapter, startTimer });
+      return new WorkerEngineClient(worker, {
+        card,
+        text,
+        adapter: info.adapter,
+        eosTokenIds: config.eosTokenIds,
+        startTimer,
+      });
     } catch (error) {
       worker.terminate();
       throw error;
     }
   }
 
-  private constructor(worker: Worker, { card, text, adapter, startTimer }: ClientParts) {
+  private constructor(worker: Worker, { card, text, adapter, eosTokenIds, startTimer }: ClientParts) {
     this.model = card;
     this.text = text;
     this.adapter = adapter;
+    this.#eosTokenIds = eosTokenIds;
     this.#startTimer = startTimer;
     this.#worker = worker;
     worker.onmessage = (event: MessageEvent<FromEngine>) => this.#receive(event.data);
@@ -225,12 +234,15 @@ export class WorkerEngineClient implements EngineClient {
     request: GenerationRequest,
     events: AsyncIterable<Answer>,
   ): AsyncGenerator<GenerationEvent> {
-    const { n = 1 } = request.sampling;
+    const { n = 1, showSpecialTokens = false } = request.sampling;
     const answers = Array.from({ length: n }, (_, choice) => {
-      return new AnswerText(choice, this.text.newDetokenizer(request.promptIds), request);
+      const skipSpecialTokens = !showSpecialTokens;
+      const detokenizer = this.text.newDetokenizer(request.promptIds, { skipSpecialTokens });
+      return new AnswerText(choice, detokenizer, { request, eosTokenIds: this.#eosTokenIds });
     });
     for await (const event of events) {
       if (event.type === "prompt") {
+        for (const answer of answers) answer.cachedTokens = event.cachedTokens;
         yield toPromptEvent(event);
         continue;
       }

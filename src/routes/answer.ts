@@ -1,4 +1,5 @@
 /** What the answers of OpenAI's endpoints have in common: head, choices, chunks and usage. */
+import type { TokenTally } from "./token-tally.ts";
 
 /** What an answer and all its chunks share. */
 export interface AnswerHead {
@@ -11,6 +12,8 @@ export interface AnswerHead {
 /** What is streamed: the head of the answer, and whether its usage comes last. */
 export interface StreamHead extends AnswerHead {
   includeUsage: boolean;
+  /** Every other chunk tells the usage so far. */
+  continuousUsage: boolean;
 }
 
 export interface Choice {
@@ -40,47 +43,59 @@ export interface TokenCounts {
   promptTokens: number;
   completionTokens: number;
   reasoningTokens?: number;
+  /** Of the prompt's. */
+  cachedTokens?: number;
 }
 
 export interface Usage {
   prompt_tokens: number;
   completion_tokens: number;
   total_tokens: number;
+  /** If the engine tells. */
+  prompt_tokens_details?: { cached_tokens: number };
   /** If the model thought. */
   completion_tokens_details?: { reasoning_tokens: number };
 }
 
-/** The answers of a request have their prompt in common. */
-export function toUsage(answers: readonly TokenCounts[]): Usage {
-  const sum = (count: (answer: TokenCounts) => number) =>
-    answers.reduce((total, answer) => total + count(answer), 0);
-  const { promptTokens } = answers[0];
-  const completionTokens = sum((answer) => answer.completionTokens);
-  const reasoningTokens = sum((answer) => answer.reasoningTokens ?? 0);
+/** Of the answers in order; `promptCount` prompts have as many answers each. */
+export function toUsage(answers: readonly TokenCounts[], promptCount = 1): Usage {
+  const perPrompt = answers.length / promptCount;
+  const firsts = answers.filter((_, index) => index % perPrompt === 0);
+  const promptTokens = sum(firsts.map((answer) => answer.promptTokens));
+  const completionTokens = sum(answers.map((answer) => answer.completionTokens));
+  const reasoningTokens = sum(answers.map((answer) => answer.reasoningTokens ?? 0));
+  const isCacheKnown = firsts.every(({ cachedTokens }) => cachedTokens !== undefined);
+  const cachedTokens = sum(firsts.map((answer) => answer.cachedTokens ?? 0));
   return {
     prompt_tokens: promptTokens,
     completion_tokens: completionTokens,
     total_tokens: promptTokens + completionTokens,
+    ...(isCacheKnown && { prompt_tokens_details: { cached_tokens: cachedTokens } }),
     ...(reasoningTokens > 0 && { completion_tokens_details: { reasoning_tokens: reasoningTokens } }),
   };
+}
+
+function sum(counts: readonly number[]): number {
+  return counts.reduce((total, count) => total + count, 0);
 }
 
 /** The chunks of one stream. */
 export class ChunkMaker {
   readonly #head: object;
-  readonly #noUsage: object;
+  readonly #usageSoFar: () => object;
 
-  constructor(object: string, { includeUsage, ...head }: StreamHead) {
+  /** `tally` tells the usage so far. */
+  constructor(object: string, { includeUsage, continuousUsage, ...head }: StreamHead, tally: TokenTally) {
     this.#head = { ...head, object };
     // OpenAI promises "usage": null on the other chunks of a stream that ends with usage, and no such field otherwise.
-    this.#noUsage = includeUsage ? { usage: null } : {};
+    this.#usageSoFar = () => (includeUsage ? { usage: continuousUsage ? toUsage([tally]) : null } : {});
   }
 
   choice(choice: Choice): object {
-    return { ...this.#head, choices: [toChoice(choice)], ...this.#noUsage };
+    return { ...this.#head, choices: [toChoice(choice)], ...this.#usageSoFar() };
   }
 
-  usage(answers: readonly TokenCounts[]): object {
-    return { ...this.#head, choices: [], usage: toUsage(answers) };
+  usage(answers: readonly TokenCounts[], promptCount = 1): object {
+    return { ...this.#head, choices: [], usage: toUsage(answers, promptCount) };
   }
 }

@@ -2,7 +2,6 @@
 import { type Context, Hono } from "hono";
 import type { ContentfulStatusCode } from "hono/utils/http-status";
 import { EngineDeadError } from "../engine/errors.ts";
-import { REQUEST_ID_CHARS_MAX } from "../limits.ts";
 import { chatCompletions } from "./chat-completions.ts";
 import { completions } from "./completions.ts";
 import { answerWith } from "./endpoint.ts";
@@ -10,6 +9,7 @@ import { HttpError, isServerFailure, quote, toErrorAnswerAt } from "./errors.ts"
 import { countTokens, messages } from "./messages/messages.ts";
 import { modelEntry, modelList } from "./models.ts";
 import { checkModel } from "./parameters.ts";
+import { REQUEST_ID, setRequestId } from "./request-id.ts";
 import { ResponseStore } from "./responses/response-store.ts";
 import { responses } from "./responses/responses.ts";
 import { addStoredResponses } from "./responses/stored-responses.ts";
@@ -79,13 +79,18 @@ function surround(app: Hono<AppEnv>, services: Services): void {
   app.use(async (c, next) => {
     const startMs = clock();
     const requestId = toRequestId(c.req.header("x-request-id")) ?? `req-${services.newId()}`;
-    c.set("requestId", requestId);
-    c.header("x-request-id", requestId);
-    // Where Anthropic's clients look for it.
-    c.header("request-id", requestId);
+    setRequestId(c, requestId);
     await next();
     const { method, path } = c.req;
-    log({ type: "request", requestId, method, path, status: c.res.status, durationMs: clock() - startMs });
+    // A body may have named the request otherwise.
+    log({
+      type: "request",
+      requestId: c.get("requestId"),
+      method,
+      path,
+      status: c.res.status,
+      durationMs: clock() - startMs,
+    });
   });
   app.use((_c, next) => next().catch(rethrowAsError));
   app.notFound((c) => {
@@ -113,8 +118,7 @@ function sendError(c: Context<AppEnv>, error: Error, { log }: Services): Respons
 
 /** The client's own id if it can go into a header and a log line as it is. */
 function toRequestId(given: string | undefined): string | null {
-  const isSane = given !== undefined && given.length <= REQUEST_ID_CHARS_MAX && /^[\w.:-]+$/.test(given);
-  return isSane ? given : null;
+  return given !== undefined && REQUEST_ID.test(given) ? given : null;
 }
 
 function startRuntimeTimer(delayMs: number, callback: () => void): () => void {

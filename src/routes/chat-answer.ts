@@ -4,16 +4,24 @@ import { type AnswerHead, ChunkMaker, type StreamHead, toChoice, toUsage } from 
 import { type AssistantMessage, collectMessages } from "./conversation/assistant-message.ts";
 import type { AssistantAnswers, AssistantEvent, AssistantFinish } from "./conversation/conversation.ts";
 import { chatLogprobs } from "./logprobs.ts";
+import { namedPrompt, promptFields, type PromptView } from "./prompt-view.ts";
 import type { NamedLogprobs } from "./token-names.ts";
 
-export async function wholeChat(head: AnswerHead, answers: AssistantAnswers): Promise<object> {
+export async function wholeChat(
+  head: AnswerHead,
+  answers: AssistantAnswers,
+  view: PromptView,
+): Promise<object> {
+  const { prompt, tally } = answers;
+  const ofPrompt = promptFields(prompt, await namedPrompt(prompt, view), view);
   const messages = await collectMessages(answers);
   const choices = messages.map((message, index) => {
     const { reason, stop } = message.finish;
-    return toChoice({ index, part: toMessage(message), logprobs: toLogprobs(message.tokens), reason, stop });
+    const part = { ...toMessage(message), ...(view.showTokenIds && { token_ids: tally.takeIds(index) }) };
+    return toChoice({ index, part, logprobs: toLogprobs(message.tokens), reason, stop });
   });
   const usage = toUsage(messages.map(({ finish }) => finish));
-  return { ...head, object: "chat.completion", choices, usage };
+  return { ...head, object: "chat.completion", choices, usage, ...ofPrompt };
 }
 
 function toMessage({ text, reasoning, toolCalls }: AssistantMessage): object {
@@ -32,21 +40,25 @@ function toToolCall({ id, name, arguments: text }: ToolCall): object {
 /** Of each answer the role, its deltas as they come, and a last chunk with the reason; at last the usage, if asked for. */
 export async function* chatChunks(
   head: StreamHead,
-  { events, choiceCount }: AssistantAnswers,
+  { events, choiceCount, prompt, tally }: AssistantAnswers,
+  view: PromptView,
 ): AsyncGenerator<object> {
-  const chunks = new ChunkMaker("chat.completion.chunk", head);
+  const chunks = new ChunkMaker("chat.completion.chunk", head, tally);
   for (let index = 0; index < choiceCount; index++) {
-    yield chunks.choice({ index, part: { delta: { role: "assistant", content: "" } } });
+    const opening = chunks.choice({ index, part: { delta: { role: "assistant", content: "" } } });
+    yield index === 0 ? { ...opening, ...promptFields(prompt, [], view) } : opening;
   }
+  const idsOf = (index: number) => (view.showTokenIds ? { token_ids: tally.takeIds(index) } : {});
   const finishes: AssistantFinish[] = [];
   for await (const event of events) {
     const { choice: index } = event;
     if (event.type === "finish") {
       finishes.push(event);
-      yield chunks.choice({ index, part: { delta: {} }, reason: event.reason, stop: event.stop });
+      const part = { delta: {}, ...idsOf(index) };
+      yield chunks.choice({ index, part, reason: event.reason, stop: event.stop });
     } else {
       const logprobs = "tokens" in event ? toLogprobs(event.tokens) : null;
-      yield chunks.choice({ index, part: { delta: toDelta(event) }, logprobs });
+      yield chunks.choice({ index, part: { delta: toDelta(event), ...idsOf(index) }, logprobs });
     }
   }
   if (head.includeUsage) yield chunks.usage(finishes);

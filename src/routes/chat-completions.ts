@@ -9,6 +9,7 @@ import { type Conversation, startConversation } from "./conversation/conversatio
 import { checkTools } from "./conversation/tools.ts";
 import type { Endpoint } from "./endpoint.ts";
 import { commonParameters } from "./parameters.ts";
+import { toPromptView } from "./prompt-view.ts";
 import type { ChatSettings } from "./services.ts";
 import { boolean, integerBetween, object, refusal } from "./validation.ts";
 
@@ -33,7 +34,11 @@ export const chatCompletions: Endpoint<ChatParameters> = {
     const conversation = toConversation(parameters, services.chat);
     const options = { id, parameters, topLogprobs: toTopLogprobs(parameters) };
     const answers = await startConversation(services, conversation, options, signal);
-    return { whole: (head) => wholeChat(head, answers), chunks: (head) => chatChunks(head, answers) };
+    const view = toPromptView(parameters, services.engine);
+    return {
+      whole: (head) => wholeChat(head, answers, view),
+      chunks: (head) => chatChunks(head, answers, view),
+    };
   },
 };
 

@@ -5,6 +5,7 @@ import type { AnswerHead, StreamHead } from "./answer.ts";
 import { readJson } from "./body.ts";
 import { isServerFailure } from "./errors.ts";
 import { checkCommon, type CommonParameters } from "./parameters.ts";
+import { setRequestId } from "./request-id.ts";
 import type { AppEnv, Services } from "./services.ts";
 import { dataEvents, sseBody, type SseFormat } from "./sse.ts";
 import { validate } from "./validation.ts";
@@ -45,10 +46,11 @@ export function answerWith<Parameters extends CommonParameters>(
     const parameters = validate(endpoint.parameters, await readJson(c.req.raw));
     checkCommon(parameters, model);
     const id = `${endpoint.idPrefix}${services.newId()}`;
+    const name = nameOf(c, endpoint.idPrefix, parameters.request_id);
     const gone = new AbortController();
     const signal = AbortSignal.any([c.req.raw.signal, gone.signal]);
     const created = Math.floor(services.clock() / 1000);
-    const head: AnswerHead = { id, created, model: model.id };
+    const head: AnswerHead = { id: name ?? id, created, model: model.id };
     const answers = await endpoint.start(parameters, {
       services,
       id,
@@ -57,10 +59,18 @@ export function answerWith<Parameters extends CommonParameters>(
       signal,
     });
     if (!parameters.stream) return c.json(await answers.whole(head));
-    const includeUsage = parameters.stream_options?.include_usage ?? false;
+    const { include_usage: includeUsage = false, continuous_usage_stats: continuousUsage = false } =
+      parameters.stream_options ?? {};
     const { format = dataEvents } = answers;
-    return stream(c, answers.chunks({ ...head, includeUsage }), { services, gone, format });
+    return stream(c, answers.chunks({ ...head, includeUsage, continuousUsage }), { services, gone, format });
   };
+}
+
+/** The answer's id if the client has a say in it. The engine's own ids are never a client's: they must differ. */
+function nameOf(c: Context<AppEnv>, prefix: string, requestId: string | undefined): string | null {
+  if (requestId === undefined) return null;
+  setRequestId(c, requestId);
+  return `${prefix}${requestId}`;
 }
 
 interface StreamOptions {

@@ -1,4 +1,4 @@
-/** From an engine request to its events: the part of answering that knows neither the endpoint nor HTTP. */
+/** From engine requests to their events: the part of answering that knows neither the endpoint nor HTTP. */
 import type {
   AnswerEvent,
   EngineClient,
@@ -6,7 +6,9 @@ import type {
   GenerationRequest,
   PromptResult,
 } from "../engine/client.ts";
+import { merge } from "./merge.ts";
 import { type NamedEvent, type NamedLogprobs, nameTokens } from "./token-names.ts";
+import { TokenTally } from "./token-tally.ts";
 
 /** How an answer ended and what it took. */
 export type Finish = Extract<AnswerEvent, { type: "finish" }>;
@@ -18,28 +20,74 @@ export interface GeneratedAnswer {
   finish: Finish;
 }
 
-/** The events of a request that is under way. */
+/** A prompt whose answers have begun. */
+export interface StartedPrompt {
+  ids: readonly number[];
+  /** null if the engine tells nothing of it. */
+  result: PromptResult | null;
+}
+
+/** The events of one request, or several, that are under way. */
 export interface Generation {
+  /** Of all prompts; each has as many. */
   choiceCount: number;
-  prompt: PromptResult;
+  prompts: readonly StartedPrompt[];
+  /** Grows as the events are taken. */
+  tally: TokenTally;
   /** Of each answer any number of `text`, then one `finish`; the last of these is the end. Throws what the engine throws. */
   events: AsyncIterable<NamedEvent>;
 }
 
 /** Submits `request` and waits for its first event, so that an early failure can still choose an HTTP status. */
-export async function startGeneration(
+export function startGeneration(
   engine: EngineClient,
   request: GenerationRequest,
   signal: AbortSignal,
 ): Promise<Generation> {
+  return startGenerations(engine, [request], signal);
+}
+
+/** The same for several at once, with as many answers each: those of the second prompt are numbered after the first's. One that fails ends all. */
+export async function startGenerations(
+  engine: EngineClient,
+  requests: readonly GenerationRequest[],
+  signal: AbortSignal,
+): Promise<Generation> {
+  const failed = new AbortController();
+  const anyEnd = AbortSignal.any([signal, failed.signal]);
+  const starts = requests.map((request) => startOne(engine, request, anyEnd));
+  const started = await Promise.all(starts).catch((error: unknown) => {
+    failed.abort(error);
+    throw error;
+  });
+  const choices = requests[0].sampling.n ?? 1;
+  const tally = new TokenTally(started);
+  const numbered = started.map(({ events }, index) => numberFrom(index * choices, events));
+  return {
+    choiceCount: requests.length * choices,
+    prompts: started.map(({ ids, result }) => ({ ids, result })),
+    tally,
+    events: tally.counting(merge(numbered, () => failed.abort())),
+  };
+}
+
+interface StartedRequest extends StartedPrompt {
+  events: AsyncIterable<NamedEvent>;
+}
+
+async function startOne(
+  engine: EngineClient,
+  request: GenerationRequest,
+  signal: AbortSignal,
+): Promise<StartedRequest> {
+  const { promptIds: ids, sampling } = request;
+  const { n: choiceCount = 1, showSpecialTokens = false } = sampling;
   const iterator = engine.submit(request, signal)[Symbol.asyncIterator]();
-  const choiceCount = request.sampling.n ?? 1;
   const first = await iterator.next();
-  const prompt = !first.done && first.value.type === "prompt" ? first.value : { cachedTokens: 0 };
-  const events = resume(first, iterator, choiceCount);
+  const result = !first.done && first.value.type === "prompt" ? first.value : null;
   const { text } = engine;
-  const named = nameTokens(events, { text, promptIds: request.promptIds, choiceCount });
-  return { choiceCount, prompt, events: named };
+  const names = { text, promptIds: ids, choiceCount, showSpecialTokens };
+  return { ids, result, events: nameTokens(resume(first, iterator, choiceCount), names) };
 }
 
 async function* resume(
@@ -60,6 +108,13 @@ async function* resume(
   throw new Error(
     `Cannot finish a generation: expected ${unfinished} more finish events, got the end of the events`,
   );
+}
+
+async function* numberFrom(
+  first: number,
+  events: AsyncIterable<NamedEvent>,
+): AsyncGenerator<NamedEvent, void, void> {
+  for await (const event of events) yield { ...event, choice: first + event.choice };
 }
 
 /** All of a generation at once, answers in order. */

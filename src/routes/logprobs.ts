@@ -17,14 +17,26 @@ function chatToken({ text, logprob }: NamedToken): object {
   return { token: text, logprob: finite(logprob), bytes: bytesOf(text) };
 }
 
-/** `logprobs` of a completion's choice: parallel arrays. */
-export function completionLogprobs(tokens: readonly NamedLogprobs[]): object {
+/** `logprobs` of a completion's choice: parallel arrays. The first token of a text has nothing that foretells it. */
+export function completionLogprobs(tokens: readonly NamedLogprobs[], { isFirstOfText = false } = {}): object {
+  const isKnown = (index: number) => index > 0 || !isFirstOfText;
   return {
     tokens: tokens.map(({ chosen }) => chosen.text),
-    token_logprobs: tokens.map(({ chosen }) => finite(chosen.logprob)),
-    top_logprobs: tokens.map(likelyTexts),
+    token_logprobs: tokens.map(({ chosen }, index) => (isKnown(index) ? finite(chosen.logprob) : null)),
+    top_logprobs: tokens.map((token, index) => (isKnown(index) ? likelyTexts(token) : null)),
     text_offset: tokens.map(({ offset }) => offset),
   };
+}
+
+/** `prompt_logprobs` in vLLM's shape: of each token but the first, itself and the most likely ones by id. */
+export function promptLogprobs(tokens: readonly NamedLogprobs[], topCount: number): (object | null)[] {
+  return tokens.map(({ chosen, top }, index) => {
+    if (index === 0) return null;
+    const entries = [...top.slice(0, topCount), chosen].map(({ id, logprob, rank, text }) => {
+      return [id, { logprob: finite(logprob), rank, decoded_token: text }] as const;
+    });
+    return Object.fromEntries(entries);
+  });
 }
 
 /** Always has the chosen token, as OpenAI promises. Of tokens with equal texts the most likely counts. */

@@ -12,14 +12,27 @@ import {
   BAD_WORDS_MAX,
   CACHE_SALT_CHARS_MAX,
   REPETITION_PENALTY_MAX,
+  REQUEST_ID_CHARS_MAX,
   STOP_STRING_CHARS_MAX,
   STOP_STRINGS_MAX,
   STOP_TOKEN_IDS_MAX,
   TEMPERATURE_MAX,
+  TOP_LOGPROBS_MAX,
 } from "../limits.ts";
 import { describe, HttpError } from "./errors.ts";
+import { REQUEST_ID } from "./request-id.ts";
 import { logitBias, tokenIds } from "./token-parameters.ts";
-import { array, boolean, integerFrom, numberBetween, object, refusal, stringUpTo } from "./validation.ts";
+import {
+  array,
+  boolean,
+  integerBetween,
+  integerFrom,
+  numberBetween,
+  object,
+  only,
+  refusal,
+  stringUpTo,
+} from "./validation.ts";
 
 const topP = { error: "a number above 0 and at most 1" };
 
@@ -52,11 +65,25 @@ const choosing = {
   allowed_token_ids: tokenIds({ countMin: 1, countMax: ALLOWED_TOKEN_IDS_MAX }).optional(),
   bad_words: array(badWord, BAD_WORDS_MAX, "an array of strings").optional(),
   stop: stop.optional(),
+  include_stop_str_in_output: boolean.optional(),
   stop_token_ids: tokenIds({ countMin: 0, countMax: STOP_TOKEN_IDS_MAX }).optional(),
   ignore_eos: boolean.optional(),
   min_tokens: integerFrom(0).optional(),
   max_tokens: integerFrom(1).optional(),
   max_completion_tokens: integerFrom(1).optional(),
+  use_beam_search: only(false).optional(),
+  length_penalty: only(1).optional(),
+};
+
+const requestIdError = `a string of 1 to ${REQUEST_ID_CHARS_MAX} letters, digits and _ . : -`;
+
+/** What is told beside the text, and how the text is made. */
+const telling = {
+  request_id: z.string({ error: requestIdError }).regex(REQUEST_ID, { error: requestIdError }).optional(),
+  prompt_logprobs: integerBetween(0, TOP_LOGPROBS_MAX).optional(),
+  return_token_ids: boolean.optional(),
+  skip_special_tokens: boolean.optional(),
+  spaces_between_special_tokens: only(true).optional(),
 };
 
 /** For the client's own accounting: accepted and of no effect, as OpenAI's clients expect. */
@@ -70,11 +97,16 @@ const accounting = {
 export const commonParameters = {
   model: z.string({ error: "the name of a model" }).optional(),
   stream: boolean.optional(),
-  stream_options: object({ include_usage: boolean.optional() }).optional(),
+  stream_options: object({
+    include_usage: boolean.optional(),
+    continuous_usage_stats: boolean.optional(),
+  }).optional(),
   n: integerFrom(1).optional(),
   priority: z.int({ error: "an integer" }).optional(),
   cache_salt: stringUpTo(CACHE_SALT_CHARS_MAX).optional(),
+  truncate_prompt_tokens: integerFrom(-1).optional(),
   ...choosing,
+  ...telling,
   ...accounting,
 };
 
@@ -86,6 +118,9 @@ export function checkCommon(parameters: CommonParameters, model: ModelCard): voi
   if (parameters.model !== undefined) checkModel(parameters.model, model);
   if (parameters.stream_options && !parameters.stream) {
     throw refusal("stream_options", "expected stream to be true with it, got a request without");
+  }
+  if (parameters.prompt_logprobs !== undefined && parameters.stream) {
+    throw refusal("prompt_logprobs", "expected stream to be false with it, got a stream");
   }
   if (max_tokens !== undefined && max_tokens !== max_completion_tokens) {
     throw refusal("max_tokens", `expected the value of max_completion_tokens, got ${max_tokens}`);

@@ -12,11 +12,13 @@ interface SamplingContext {
   promptTokens: number;
   /** How many likely tokens to list beside each chosen one; undefined for none at all. */
   topLogprobs: number | undefined;
+  /** The same beside each of the prompt's. */
+  promptLogprobs: number | undefined;
 }
 
 /** Every field of the sampling: the request's own, or else the checkpoint's, or else the API's. */
 export function toSampling(parameters: CommonParameters, context: SamplingContext): SamplingParams {
-  const { engine, randomSeed, topLogprobs } = context;
+  const { engine, randomSeed, topLogprobs, promptLogprobs } = context;
   const { temperature, topP, topK, minP } = engine.model.defaultSampling;
   checkVocabulary(parameters, engine.model);
   return {
@@ -28,11 +30,14 @@ export function toSampling(parameters: CommonParameters, context: SamplingContex
     seed: parameters.seed ?? randomSeed(),
     n: parameters.n ?? 1,
     stop: parameters.stop ?? [],
+    includeStop: parameters.include_stop_str_in_output ?? false,
+    showSpecialTokens: parameters.skip_special_tokens === false,
     stopTokenIds: parameters.stop_token_ids ?? [],
     ignoreEos: parameters.ignore_eos ?? false,
     allowedTokenIds: parameters.allowed_token_ids,
     penalties: toPenalties(parameters, engine),
     logprobs: topLogprobs,
+    promptLogprobs,
   };
 }
 

@@ -1,10 +1,13 @@
 /** Tokens of an answer as clients see them: by their text and where that begins. */
+import { setImmediate } from "node:timers/promises";
 import type { AnswerEvent, TextCodec, TokenLogprobs } from "../engine/client.ts";
 
 export interface NamedToken {
+  id: number;
   /** U+FFFD where the token is but a part of a character; "" where it is special. */
   text: string;
   logprob: number;
+  rank: number;
 }
 
 export interface NamedLogprobs {
@@ -21,18 +24,40 @@ export type NamedEvent = AnswerEvent & { tokens: NamedLogprobs[] };
 interface NameOptions {
   text: TextCodec;
   promptIds: readonly number[];
-  choiceCount: number;
+  /** Special tokens have their spelling for a text, and not none. */
+  showSpecialTokens: boolean;
 }
 
 export async function* nameTokens(
   events: AsyncIterable<AnswerEvent>,
-  { text, promptIds, choiceCount }: NameOptions,
-): AsyncGenerator<NamedEvent> {
-  const namers = Array.from({ length: choiceCount }, () => new TokenNamer(text, promptIds.slice(-1)));
+  { choiceCount, ...options }: NameOptions & { choiceCount: number },
+): AsyncGenerator<NamedEvent, void, void> {
+  const last = options.promptIds.slice(-1);
+  const namers = Array.from({ length: choiceCount }, () => new TokenNamer(last, options));
   for await (const event of events) {
     const logprobs = event.type === "text" ? (event.logprobs ?? []) : [];
     yield { ...event, tokens: logprobs.map((entry) => namers[event.choice].name(entry)) };
   }
+}
+
+/** Tokens of a prompt that are named before others get their turn. */
+const NAMED_AT_ONCE = 64;
+
+/**
+ * All tokens of a prompt; `logprobs` are of each but the first, which is as likely as can be, nothing being before it.
+ * Offsets count from the beginning of the prompt's own text.
+ */
+export async function namePrompt(
+  logprobs: readonly TokenLogprobs[],
+  options: NameOptions,
+): Promise<NamedLogprobs[]> {
+  const namer = new TokenNamer([], options);
+  const named = [namer.name({ chosen: { id: options.promptIds[0], logprob: 0, rank: 1 }, top: [] })];
+  for (let start = 0; start < logprobs.length; start += NAMED_AT_ONCE) {
+    if (start > 0) await setImmediate();
+    for (const entry of logprobs.slice(start, start + NAMED_AT_ONCE)) named.push(namer.name(entry));
+  }
+  return named;
 }
 
 const REPLACEMENT = "\ufffd";
@@ -45,23 +70,24 @@ const PARTS_MAX = 4;
  * A token is decoded behind the one before it, since many tokenizers drop the space of the first word of a text.
  */
 class TokenNamer {
-  readonly #text: TextCodec;
+  readonly #decode: (ids: readonly number[]) => string;
   /** The last token that ended a character, if any, and those since, which are parts of the next one. */
   #whole: readonly number[];
   #parts: number[] = [];
   #offset = 0;
 
-  constructor(text: TextCodec, lastPromptId: readonly number[]) {
-    this.#text = text;
-    this.#whole = lastPromptId;
+  /** `before` is what the first token is decoded behind: a token or none. */
+  constructor(before: readonly number[], { text, showSpecialTokens }: NameOptions) {
+    this.#decode = (ids) => text.decode(ids, { skipSpecialTokens: !showSpecialTokens });
+    this.#whole = before;
   }
 
   name({ chosen, top }: TokenLogprobs): NamedLogprobs {
     const offset = this.#offset;
-    const named = ({ id, logprob }: TokenLogprobs["chosen"]): NamedToken => {
+    const named = (token: TokenLogprobs["chosen"]): NamedToken => {
       // Behind the parts of a character a token would be read as one of them.
-      const text = this.#parts.length > 0 ? this.#text.decode([id]) : this.#textOf([id]);
-      return { text, logprob };
+      const text = this.#parts.length > 0 ? this.#decode([token.id]) : this.#textOf([token.id]);
+      return { ...token, text };
     };
     const tokens = { chosen: named(chosen), top: top.map(named), offset };
     this.#advance(chosen.id);
@@ -79,8 +105,8 @@ class TokenNamer {
 
   /** What `ids` add to the text that ends with the last whole token. */
   #textOf(ids: readonly number[]): string {
-    const before = this.#text.decode(this.#whole);
-    const text = this.#text.decode([...this.#whole, ...ids]);
-    return text.startsWith(before) ? text.slice(before.length) : this.#text.decode(ids);
+    const before = this.#decode(this.#whole);
+    const text = this.#decode([...this.#whole, ...ids]);
+    return text.startsWith(before) ? text.slice(before.length) : this.#decode(ids);
   }
 }

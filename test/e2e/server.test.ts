@@ -39,6 +39,8 @@ async function answer(content: string): Promise<string | null> {
   return (await openai.chat.completions.create(chat(content))).choices[0].message.content;
 }
 
+type CompletionChoice = OpenAI.CompletionChoice & { token_ids: number[] };
+
 const expectStillServing = async () => expect(await answer(station.prompt)).toBe(station.output_text);
 
 describe("chat", () => {
@@ -48,7 +50,7 @@ describe("chat", () => {
     expect(choices).toHaveLength(1);
     expect(choices[0].message).toMatchObject({ role: "assistant", content: "Où est la gare ?" });
     expect(choices[0].finish_reason).toBe("stop");
-    expect(usage).toEqual({ prompt_tokens: 12, completion_tokens: 6, total_tokens: 18 });
+    expect(usage).toMatchObject({ prompt_tokens: 12, completion_tokens: 6, total_tokens: 18 });
   });
 
   test("streamed token by token", async () => {
@@ -58,7 +60,7 @@ describe("chat", () => {
     expect(pieces).toEqual(["", "Où", " est", " la", " gare", " ?", null]);
     const reasons = chunks.flatMap(({ choices }) => choices.map(({ finish_reason }) => finish_reason));
     expect(reasons).toEqual([null, null, null, null, null, null, "stop"]);
-    expect(chunks.at(-1)?.usage).toEqual({ prompt_tokens: 12, completion_tokens: 6, total_tokens: 18 });
+    expect(chunks.at(-1)?.usage).toMatchObject({ prompt_tokens: 12, completion_tokens: 6, total_tokens: 18 });
   });
 
   test("through the stream helper", async () => {
@@ -92,7 +94,23 @@ describe("completions", () => {
     const prompt = `<|im_start|><|object_ref_start|>${station.prompt}<|im_end|>`;
     const fromText = await openai.completions.create({ ...raw, prompt });
     expect(fromText.choices).toEqual(fromIds.choices);
-    expect(fromText.usage).toEqual({ prompt_tokens: 12, completion_tokens: 6, total_tokens: 18 });
+    expect(fromText.usage).toMatchObject({ prompt_tokens: 12, completion_tokens: 6, total_tokens: 18 });
+    // All but the last token, whose logits are wanted.
+    expect(fromText.usage).toMatchObject({ prompt_tokens_details: { cached_tokens: 11 } });
+  });
+
+  test("what an answer's tokens were worth when they were chosen is what they are worth in a prompt", async () => {
+    const causal = { ...raw, prefix_len: 0, logprobs: 1, return_token_ids: true };
+    const answer = await openai.completions.create(causal);
+    const { token_ids: ids, logprobs } = answer.choices[0] as CompletionChoice;
+    const chosen = logprobs?.token_logprobs ?? [];
+    const scored = { ...causal, prompt: [...station.prompt_ids, ...ids], echo: true, max_tokens: 0 };
+    const { choices, usage } = await openai.completions.create(scored);
+    const found = choices[0].logprobs?.token_logprobs?.slice(-ids.length) ?? [];
+    expect(chosen.length).toBeGreaterThan(3);
+    found.forEach((logprob, index) => expect(logprob).toBeCloseTo(chosen[index], 3));
+    expect(found.length).toBe(chosen.length);
+    expect([usage?.completion_tokens, choices[0].text.endsWith(answer.choices[0].text)]).toEqual([0, true]);
   });
 
   test("streamed", async () => {

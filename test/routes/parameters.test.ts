@@ -1,6 +1,8 @@
 import { describe, expect, test } from "bun:test";
 import {
   CACHE_SALT_CHARS_MAX,
+  PROMPTS_MAX,
+  REQUEST_ID_CHARS_MAX,
   MESSAGES_MAX,
   STOP_STRING_CHARS_MAX,
   STOP_STRINGS_MAX,
@@ -33,6 +35,8 @@ describe("sampling", () => {
         minP: 0.125,
         seed: 99n,
         stop: [],
+        includeStop: false,
+        showSpecialTokens: false,
         n: 1,
         minTokens: 0,
         ignoreEos: false,
@@ -40,6 +44,7 @@ describe("sampling", () => {
         allowedTokenIds: undefined,
         penalties: { presence: 0, frequency: 0, repetition: 1, logitBias: new Map(), badWords: [] },
         logprobs: undefined,
+        promptLogprobs: undefined,
       },
     });
   });
@@ -50,6 +55,7 @@ describe("sampling", () => {
       ...{ n: 3, min_tokens: 2, ignore_eos: true, stop_token_ids: [5, 0], allowed_token_ids: [7, 65_535] },
       ...{ presence_penalty: -2, frequency_penalty: 2, repetition_penalty: 0.01, bad_words: ["x"] },
       ...{ logit_bias: { "0": -100, "65535": 0.5 }, priority: -7, cache_salt: "s" },
+      ...{ include_stop_str_in_output: true, skip_special_tokens: false },
       ...(path === chat ? { ...hello, logprobs: true, top_logprobs: 4 } : { prompt: "abc", logprobs: 4 }),
     };
     const { sampling, priority, cacheSalt } = await submitted(path, body, manyChoices());
@@ -62,6 +68,8 @@ describe("sampling", () => {
       minP: 0,
       seed: 5n,
       stop: ["a", "b"],
+      includeStop: true,
+      showSpecialTokens: true,
       n: 3,
       minTokens: 2,
       ignoreEos: true,
@@ -78,6 +86,7 @@ describe("sampling", () => {
         badWords: [[120], [32, 120]],
       },
       logprobs: 4,
+      promptLogprobs: undefined,
     });
   });
 
@@ -86,6 +95,8 @@ describe("sampling", () => {
       ["model", "stream", "stream_options", "max_tokens", "max_completion_tokens", "temperature", "top_p"]
         .concat(["top_k", "min_p", "seed", "stop", "n", "user", "metadata", "logprobs", "echo", "tools"])
         .concat(["min_tokens", "ignore_eos", "stop_token_ids", "allowed_token_ids", "bad_words", "priority"])
+        .concat(["suffix", "best_of", "prompt_logprobs", "return_token_ids", "request_id"])
+        .concat(["skip_special_tokens", "truncate_prompt_tokens", "include_stop_str_in_output"])
         .concat(["presence_penalty", "frequency_penalty", "repetition_penalty", "logit_bias", "cache_salt"])
         .map((name) => [name, null]),
     );
@@ -169,6 +180,13 @@ describe("sampling", () => {
     ["repetition_penalty", [0, -1, 0.009, 101, "1"]],
     ["priority", [0.5, "1", 1e300]],
     ["cache_salt", ["", 7, "x".repeat(CACHE_SALT_CHARS_MAX + 1)]],
+    ["request_id", ["", "a b", "x".repeat(REQUEST_ID_CHARS_MAX + 1), 7]],
+    ["include_stop_str_in_output", [1]],
+    ["skip_special_tokens", ["no"]],
+    ["spaces_between_special_tokens", [false, 1]],
+    ["return_token_ids", [1]],
+    ["prompt_logprobs", [-1, 21, true, 0.5]],
+    ["truncate_prompt_tokens", [-2, 0, 65, "1"]],
   ] as [string, unknown[]][])("%s is refused by name", async (param, values) => {
     for (const value of values) {
       const name = param.replace("[0]", "");
@@ -180,22 +198,20 @@ describe("sampling", () => {
 });
 
 describe("what is not supported", () => {
-  test.each([
-    "tools",
-    "response_format",
-    "suffix",
-    "prompt_logprobs",
-    "use_beam_search",
-    "guided_json",
-    "bogus",
-  ])("%s is refused by name", async (name) => {
-    expect((await refused(chat, { ...hello, [name]: 1 })).param).toBe(name);
-    expect((await refused(completions, { prompt: "a", [name]: [] })).param).toBe(name);
-  });
+  test.each(["tools", "response_format", "suffix", "use_beam_search", "guided_json", "bogus"])(
+    "%s is refused by name",
+    async (name) => {
+      expect((await refused(chat, { ...hello, [name]: 1 })).param).toBe(name);
+      expect((await refused(completions, { prompt: "a", [name]: [] })).param).toBe(name);
+    },
+  );
 
   test.each([
     ["best_of", 1, 2],
-    ["echo", false, true],
+    ["use_beam_search", false, true],
+    ["length_penalty", 1, 2],
+    ["spaces_between_special_tokens", true, false],
+    ["suffix", null, "end"],
   ])("%s may be %p and not %p", async (name, neutral, other) => {
     await submitted(completions, { prompt: "a", [name]: neutral });
     expect((await refused(completions, { prompt: "a", [name]: other })).param).toBe(name);
@@ -207,7 +223,7 @@ describe("what is not supported", () => {
     expect(await submitted(chat, { ...hello, ...accounting })).toEqual(await submitted(chat, hello));
   });
 
-  test("stream_options needs stream and knows include_usage only", async () => {
+  test("stream_options needs stream and knows usages only", async () => {
     const options = { stream_options: { include_usage: true } };
     expect((await refused(chat, { ...hello, ...options })).param).toBe("stream_options");
     expect((await refused(chat, { ...hello, ...options, stream: false })).param).toBe("stream_options");
@@ -242,6 +258,27 @@ describe("model", () => {
 });
 
 describe("prompt", () => {
+  test.each([completions, chat])("is cut at its beginning if asked for: %s", async (path) => {
+    const body = path === chat ? hello : { prompt: "user:hi;" };
+    const textOf = async (more: object) =>
+      String.fromCharCode(...(await submitted(path, { ...body, ...more })).promptIds);
+    expect(await textOf({ truncate_prompt_tokens: 3 })).toBe("hi;");
+    expect(await textOf({ truncate_prompt_tokens: 64 })).toBe("user:hi;");
+    expect(await textOf({ truncate_prompt_tokens: -1 })).toBe("user:hi;");
+    expect(await textOf({ truncate_prompt_tokens: -1, max_tokens: 60 })).toBe(":hi;");
+  });
+
+  test("what is cut off is missing of the bidirectional prefix", async () => {
+    const body = { prompt: "abcdef", truncate_prompt_tokens: 4 };
+    for (const [prefix_len, left] of [
+      [5, 3],
+      [6, 4],
+      [1, 0],
+    ]) {
+      expect(await submitted(completions, { ...body, prefix_len })).toMatchObject({ prefixLength: left });
+    }
+  });
+
   test("a string, ids, or an array of one of these", async () => {
     for (const prompt of ["ab", ["ab"], [97, 98], [[97, 98]]]) {
       expect((await submitted(completions, { prompt })).promptIds).toEqual([97, 98]);
@@ -249,8 +286,10 @@ describe("prompt", () => {
   });
 
   test.each([
-    [["a", "b"]],
-    [[[1], [2]]],
+    [["a", ""]],
+    [["a", []]],
+    [["a", [1, "b"]]],
+    [Array.from({ length: PROMPTS_MAX + 1 }, () => "a")],
     [[]],
     [[[]]],
     [[1, "a"]],

@@ -4,12 +4,12 @@ import { InvalidRequestError } from "../errors.ts";
 import { chatFormatOf } from "./chat-format.ts";
 import { ChatTemplate, loadChatTemplate } from "./chat-template.ts";
 import { Detokenizer } from "./detokenizer.ts";
-import { loadTokenizer, type Tokenizer } from "./tokenizer.ts";
+import { type DecodeOptions, loadTokenizer, type Tokenizer } from "./tokenizer.ts";
 
 export interface ModelTextCodec extends TextCodec {
   readonly tokenizer: Tokenizer;
   /** A decoder for one generation, which continues this prompt. */
-  newDetokenizer(promptIds: readonly number[]): Detokenizer;
+  newDetokenizer(promptIds: readonly number[], options?: DecodeOptions): Detokenizer;
 }
 
 /** Reads the tokenizer and the chat template of a checkpoint folder. Throws `CheckpointError`. */
@@ -31,7 +31,7 @@ export function createTextCodec(dir: string, modelType: string): ModelTextCodec 
       return tokenizer.encodeSegments(template.render(messages, options));
     },
     chatFormat: (chatTemplate) => chatFormatOf(chatTemplate ?? own?.source ?? ""),
-    decode: (ids) => tokenizer.decode(ids),
-    newDetokenizer: (promptIds) => new Detokenizer(tokenizer, promptIds),
+    decode: (ids, options) => tokenizer.decode(ids, options),
+    newDetokenizer: (promptIds, options) => new Detokenizer(tokenizer, promptIds, options),
   };
 }

@@ -7,7 +7,7 @@
  * through a character, but a UTF-8 decoder is back in step after three bytes and a visible token has one at least, so
  * the window's end reads as it would in the whole text.
  */
-import type { Tokenizer } from "./tokenizer.ts";
+import type { DecodeOptions, Tokenizer } from "./tokenizer.ts";
 
 const REPLACEMENT = "\ufffd";
 const WINDOW_TOKENS_MAX = 16;
@@ -15,6 +15,7 @@ const CONTEXT_TOKENS = 8;
 
 export class Detokenizer {
   readonly #tokenizer: Pick<Tokenizer, "decode" | "isVisible">;
+  readonly #options: DecodeOptions;
   #window: number[];
   /** How much of the window's text has been given out. */
   #given: number;
@@ -23,18 +24,23 @@ export class Detokenizer {
    * `promptIds` are what the text continues: many tokenizers drop the space before the first word of a text, which
    * the first word of a continuation is not. It begins anew after a special token.
    */
-  constructor(tokenizer: Pick<Tokenizer, "decode" | "isVisible">, promptIds: readonly number[] = []) {
+  constructor(
+    tokenizer: Pick<Tokenizer, "decode" | "isVisible">,
+    promptIds: readonly number[] = [],
+    options: DecodeOptions = {},
+  ) {
     this.#tokenizer = tokenizer;
+    this.#options = options;
     const context = promptIds.slice(-CONTEXT_TOKENS);
     this.#window = context.slice(context.findLastIndex((id) => !tokenizer.isVisible(id)) + 1);
     this.#given = this.#finalLength();
   }
 
-  /** The text that this token makes final; "" for special tokens and while a character is incomplete. */
+  /** The text that this token makes final; "" for special tokens that are left out, and while a character is incomplete. */
   push(id: number): string {
-    if (!this.#tokenizer.isVisible(id)) return "";
+    if (!this.#tokenizer.isVisible(id, this.#options)) return "";
     this.#window.push(id);
-    const text = this.#tokenizer.decode(this.#window);
+    const text = this.#decode();
     const end = finalLength(text);
     const piece = text.slice(this.#given, end);
     this.#given = Math.max(this.#given, end);
@@ -44,7 +50,7 @@ export class Detokenizer {
 
   /** What was held back, at the end of the generation. */
   flush(): string {
-    const rest = this.#tokenizer.decode(this.#window).slice(this.#given);
+    const rest = this.#decode().slice(this.#given);
     this.#window = [];
     this.#given = 0;
     return rest;
@@ -56,7 +62,11 @@ export class Detokenizer {
   }
 
   #finalLength(): number {
-    return finalLength(this.#tokenizer.decode(this.#window));
+    return finalLength(this.#decode());
+  }
+
+  #decode(): string {
+    return this.#tokenizer.decode(this.#window, this.#options);
   }
 }
 

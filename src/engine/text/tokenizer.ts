@@ -66,8 +66,8 @@ export class Tokenizer {
   }
 
   /** Whether the id is a token that can show in decoded text. */
-  isVisible(id: number): boolean {
-    return !this.#specialIds.has(id) && (this.#vocab[id] ?? "") !== "";
+  isVisible(id: number, { skipSpecialTokens = true }: DecodeOptions = {}): boolean {
+    return !(skipSpecialTokens && this.#specialIds.has(id)) && (this.#vocab[id] ?? "") !== "";
   }
 
   /** What the token adds to a text's bytes behind other text; none for one that is special. */
@@ -99,8 +99,8 @@ export class Tokenizer {
   }
 
   /** Ids beyond the vocabulary, which a padded output layer may choose, are left out. */
-  decode(ids: readonly number[], { skipSpecialTokens = true }: DecodeOptions = {}): string {
-    const shown = ids.filter((id) => this.isVisible(id) || (!skipSpecialTokens && this.#specialIds.has(id)));
+  decode(ids: readonly number[], options: DecodeOptions = {}): string {
+    const shown = ids.filter((id) => this.isVisible(id, options));
     return shown.length === 0 ? "" : this.#library.decode(shown, { clean_up_tokenization_spaces: false });
   }
 }

@@ -48,10 +48,11 @@ export class AnswerReader {
   *#end(finish: Finish): Generator<AssistantEvent> {
     yield* this.#events(this.#splitter?.end() ?? []);
     yield* this.#callEvents(this.#parser?.end() ?? []);
-    const { choice, stop, promptTokens, completionTokens } = finish;
+    const { choice, stop, promptTokens, completionTokens, cachedTokens } = finish;
     const reason = this.#callCount > 0 && finish.reason === "stop" ? "tool_calls" : finish.reason;
     const reasoningTokens = this.#reasoningTokens;
-    yield { type: "finish", choice, reason, stop, promptTokens, completionTokens, reasoningTokens };
+    const counts = { promptTokens, completionTokens, reasoningTokens, cachedTokens };
+    yield { type: "finish", choice, reason, stop, ...counts };
   }
 
   get #isReasoningIncluded(): boolean {

@@ -34,7 +34,9 @@ export type BlockEvent =
   | AssistantFinish;
 
 /** The blocks of the only answer. Throws what the events throw. */
-export async function* toBlocks({ events }: AssistantAnswers): AsyncGenerator<BlockEvent, void, undefined> {
+export async function* toBlocks({
+  events,
+}: Pick<AssistantAnswers, "events">): AsyncGenerator<BlockEvent, void, undefined> {
   let index = -1;
   let open: Block | null = null;
   // Of text that is still held back, since it may turn out to be a call.

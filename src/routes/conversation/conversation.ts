@@ -5,11 +5,12 @@
  * objects. Templates, tool calls and reasoning are settled here; wire formats are not known here.
  */
 import type { ChatMessage, ChatTemplateOptions, FinishReason, ToolDefinition } from "../../engine/client.ts";
-import { type Generation, startGeneration } from "../generation.ts";
+import { type Generation, type StartedPrompt, startGeneration } from "../generation.ts";
 import { type Prompt, toGenerationRequest } from "../generation-request.ts";
 import type { CommonParameters } from "../parameters.ts";
 import type { Services } from "../services.ts";
 import type { NamedLogprobs } from "../token-names.ts";
+import type { TokenTally } from "../token-tally.ts";
 import { AnswerReader } from "./answer-reader.ts";
 import { type AnswerFormat, answerFormat } from "./answer-format.ts";
 
@@ -56,6 +57,8 @@ export interface AssistantFinish {
   stop?: string | number;
   promptTokens: number;
   completionTokens: number;
+  /** Of the prompt's, if the engine tells. */
+  cachedTokens?: number;
   /** Of the completion's. */
   reasoningTokens: number;
 }
@@ -73,6 +76,10 @@ export interface ConversationOptions {
 export interface AssistantAnswers {
   choiceCount: number;
   promptTokens: number;
+  /** As the model saw it, with what the engine tells of it. */
+  prompt: StartedPrompt;
+  /** Grows as the events are taken. */
+  tally: TokenTally;
   /** Throws what the engine throws. */
   events: AsyncIterable<AssistantEvent>;
 }
@@ -89,8 +96,10 @@ export async function startConversation(
   const request = toGenerationRequest(services, prompt, { ...options, maxTokensDefault: Infinity });
   const format = answerFormat(services, conversation, prompt.promptIds);
   const generation = await startGeneration(engine, request, signal);
-  const { choiceCount } = generation;
-  return { choiceCount, promptTokens: prompt.promptIds.length, events: readAnswers(generation, format) };
+  const { choiceCount, tally } = generation;
+  const [started] = generation.prompts;
+  const events = readAnswers(generation, format);
+  return { choiceCount, promptTokens: tally.promptTokens, prompt: started, tally, events };
 }
 
 /** Throws `InvalidRequestError` for what the model's template refuses. */

@@ -87,10 +87,15 @@ export function failed(output: readonly OutputItem[], { code, message }: ErrorBo
 }
 
 /** How much of the prompt came from a cache is not known here. */
-function toUsage({ promptTokens, completionTokens, reasoningTokens }: AssistantFinish): ResponseUsage {
+function toUsage({
+  promptTokens,
+  completionTokens,
+  reasoningTokens,
+  cachedTokens = 0,
+}: AssistantFinish): ResponseUsage {
   return {
     input_tokens: promptTokens,
-    input_tokens_details: { cached_tokens: 0 },
+    input_tokens_details: { cached_tokens: cachedTokens },
     output_tokens: completionTokens,
     output_tokens_details: { reasoning_tokens: reasoningTokens },
     total_tokens: promptTokens + completionTokens,

@@ -16,10 +16,14 @@ const call = (index: number): AssistantEvent[] => [
 const finish = (reason: "stop" | "length" | "tool_calls" = "stop"): AssistantEvent => {
   return { type: "finish", choice, reason, promptTokens: 1, completionTokens: 2, reasoningTokens: 0 };
 };
-const token = (name: string): NamedLogprobs => ({ chosen: { text: name, logprob: -1 }, top: [], offset: 0 });
+const token = (name: string): NamedLogprobs => ({
+  chosen: { id: 1, rank: 1, text: name, logprob: -1 },
+  top: [],
+  offset: 0,
+});
 
 function answers(...events: AssistantEvent[]) {
-  return toBlocks({ choiceCount: 1, promptTokens: 1, events: fromArray(events) });
+  return toBlocks({ events: fromArray(events) });
 }
 
 async function* fromArray(events: AssistantEvent[]): AsyncGenerator<AssistantEvent> {
