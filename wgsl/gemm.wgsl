@@ -13,12 +13,12 @@ enable subgroups;
 enable chromium_experimental_subgroup_matrix;
 diagnostic(off, chromium.subgroup_matrix_uniformity);
 
+override FORMAT: u32 = 2;     // of weight: 2 f16, 3 i8, 4 i4
+override GROUP_EIGHTHS: u32 = 4; // of i8 and i4: consecutive inputs that share a scale (an f16), in eights
 override BIAS: u32 = 0;       // 1: adds bias
 override ACCUMULATE: u32 = 0; // 1: adds to what y holds
 override Y_FORMAT: u32 = 0;   // 0 f32, 2 f16
 const GATED: u32 = 0;         // 1: silu(gate) * up, 2: gelu_tanh(gate) * up
-const FORMAT: u32 = 2;        // of weight: 2 f16, 3 i8, 4 i4
-const GROUP_EIGHTHS: u32 = 4; // of i8 and i4: consecutive inputs that share a scale (an f16), in eights
 const TILE_TOKENS: u32 = 128;
 const TILE_ROWS: u32 = 128;
 const PART_TOKENS: u32 = 64;

@@ -11,7 +11,9 @@ import {
   runTwice,
   skipWithoutGpu,
   testGpu,
+  uniforms,
   upload,
+  uploadQuantized,
 } from "../support/gpu.ts";
 
 setDefaultTimeout(120_000);
@@ -36,20 +38,37 @@ interface Case {
   accumulate?: boolean;
   activation?: Activation;
   shares?: number;
+  /** Of the weights, with so many inputs to a scale; f16 if left out. */
+  quantized?: { dtype: "i8" | "i4"; group: 32 | 64 };
 }
 
 interface Operands {
   x: Float64Array;
+  /** What the weights are worth in f16, and of quantised ones what they are stored as. */
   weight: Float64Array;
   bias: Float64Array;
   before: Float64Array;
+  stored?: { values: Int8Array; scales: Float64Array; dtype: "i8" | "i4" };
 }
 
-function operands({ tokens, inputs, outputs, activation }: Case): Operands {
-  const rows = activation ? 2 * outputs : outputs;
+/** Every integer of the format, and scales of either sign. */
+function stored(count: number, { dtype, group }: NonNullable<Case["quantized"]>, size: number) {
+  const [least, kinds] = dtype === "i8" ? [-128, 256] : [-8, 16];
+  const random = uniforms(2);
+  const values = Int8Array.from({ length: count }, () => least + Math.floor(random() * kinds));
+  const scales = rounded(normals(5, count / group, size / kinds), "f16");
+  const worth = Float64Array.from(values, (value, i) => value * scales[Math.floor(i / group)]);
+  return { values, scales, dtype, worth };
+}
+
+function operands({ tokens, inputs, outputs, activation, quantized }: Case): Operands {
+  const count = (activation ? 2 * outputs : outputs) * inputs;
+  const size = inputs ** -0.5;
+  const packed = quantized && stored(count, quantized, size);
   return {
+    stored: packed,
     x: rounded(normals(1, tokens * inputs), "f16"),
-    weight: rounded(normals(2, rows * inputs, inputs ** -0.5), "f16"),
+    weight: rounded(packed?.worth ?? normals(2, count, size), "f16"),
     bias: rounded(normals(3, outputs), "f32"),
     before: rounded(normals(4, tokens * outputs), "f32"),
   };
@@ -85,7 +104,10 @@ async function run(on: typeof traits, one: Case, values: Operands): Promise<Floa
   const { tokens, inputs, outputs, dtype = "f32", accumulate, activation, shares = 1 } = one;
   const rows = activation ? 2 * outputs : outputs;
   const x = upload(gpu, "x", [tokens, inputs], values.x, "f16");
-  const weight = upload(gpu, "weight", [rows, inputs], values.weight, "f16");
+  const shape = [rows, inputs];
+  const weight = values.stored
+    ? uploadQuantized(gpu, "weight", shape, values.stored)
+    : upload(gpu, "weight", shape, values.weight, "f16");
   const bias = one.bias ? upload(gpu, "bias", [outputs], values.bias) : undefined;
   const y = output(gpu, "y", [shares * tokens, outputs], accumulate ? values.before : undefined, dtype);
   const dispatch = gemm(on, { x, weight, y, bias, accumulate, activation, shares });
@@ -102,6 +124,10 @@ const cases: Case[] = [
   { tokens: 129, inputs: 64, outputs: 80, accumulate: true, bias: true },
   { tokens: 30, inputs: 512, outputs: 96, activation: "silu", dtype: "f16" },
   { tokens: 150, inputs: 96, outputs: 40, activation: "gelu-tanh" },
+  { tokens: 24, inputs: 256, outputs: 144, quantized: { dtype: "i8", group: 32 } },
+  { tokens: 130, inputs: 192, outputs: 48, quantized: { dtype: "i8", group: 64 } },
+  { tokens: 140, inputs: 96, outputs: 80, quantized: { dtype: "i4", group: 32 } },
+  { tokens: 17, inputs: 256, outputs: 32, quantized: { dtype: "i4", group: 64 }, activation: "silu" },
   { tokens: 18, inputs: 1024, outputs: 64, shares: 4 },
   { tokens: 90, inputs: 256, outputs: 144, shares: 2 },
   { tokens: 2048, inputs: 64, outputs: 2064 }, // the largest tiles, and bands of them

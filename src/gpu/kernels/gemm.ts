@@ -1,9 +1,10 @@
 import type { GpuTraits } from "../gpu.ts";
 import { type Dispatch, formatCode, groups, type KernelSpec, matchTensors, tensor } from "../kernel.ts";
-import { bytesPerElement, flatten, type Tensor } from "../tensor.ts";
+import { bytesPerElement, type Dtype, flatten, type Tensor } from "../tensor.ts";
 import type { Activation } from "./gated-activation.ts";
 import { chooseTile, type GemmTile } from "./gemm-tiles.ts";
 import { checkMultiple } from "./token-grid.ts";
+import { scalesOf, weightBytes, weightConstants } from "./weights.ts";
 
 export const gemmSpec: KernelSpec = {
   name: "gemm",
@@ -11,7 +12,7 @@ export const gemmSpec: KernelSpec = {
   params: { tokens: "u32", inputs: "u32", rows: "u32" },
   tensors: {
     x: tensor("read", "packed", "tokens inputs"),
-    weight: tensor("read", "packed", "rows inputs"),
+    weight: tensor("read", "weights", "rows inputs"),
     scales: tensor("read", "packed", "scales"),
     bias: tensor("read", "packed", "biases"),
     y: tensor("read_write", "packed", "y_rows outputs"),
@@ -21,7 +22,7 @@ export const gemmSpec: KernelSpec = {
 export interface GemmOptions {
   /** f16 [tokens, inputs] */
   x: Tensor;
-  /** f16 [outputs, inputs]; of a gated product [2 * outputs, inputs], rows gate | up. */
+  /** f16, i8 or i4 [outputs, inputs]; of a gated product [2 * outputs, inputs], rows gate | up. */
   weight: Tensor;
   /** f32 or f16 [tokens, outputs]; of a product in shares f32 [shares * tokens, outputs]. Shares no memory with the rest. */
   y: Tensor;
@@ -35,10 +36,12 @@ export interface GemmOptions {
   shares?: number;
 }
 
+const dtypes: readonly Dtype[] = ["f16", "i8", "i4"];
+
 /** Whether `gemm` can multiply such a matrix on this device. */
 export function suitsGemm({ hasSubgroupMatrix }: GpuTraits, weight: Tensor): boolean {
   const [rows, inputs] = weight.shape;
-  return hasSubgroupMatrix && weight.dtype === "f16" && rows % 16 === 0 && inputs % 32 === 0;
+  return hasSubgroupMatrix && dtypes.includes(weight.dtype) && rows % 16 === 0 && inputs % 32 === 0;
 }
 
 /**
@@ -51,7 +54,7 @@ export function gemm(traits: GpuTraits, options: GemmOptions): Dispatch {
   const { x, weight, y, bias, activation, accumulate, shares = 1 } = options;
   // A binding that is not read takes any tensor.
   const unread = flatten(x);
-  const tensors = { x, weight, scales: unread, bias: bias ?? unread, y };
+  const tensors = { x, weight, scales: scalesOf(weight, unread), bias: bias ?? unread, y };
   const sizes = matchTensors(gemmSpec, tensors);
   check(options, sizes);
   const { tokens, inputs, rows, outputs } = sizes;
@@ -60,6 +63,7 @@ export function gemm(traits: GpuTraits, options: GemmOptions): Dispatch {
     spec: gemmSpec,
     file: "gemm",
     constants: {
+      ...weightConstants("gemm", weight),
       BIAS: bias ? 1 : 0,
       ACCUMULATE: accumulate ? 1 : 0,
       Y_FORMAT: formatCode[y.dtype] ?? 0,
@@ -68,7 +72,7 @@ export function gemm(traits: GpuTraits, options: GemmOptions): Dispatch {
     tensors,
     params: { tokens, inputs, rows },
     workgroups: [groups(rows, tile.rows), groups(tokens, tile.tokens), shares],
-    bytes: rows * inputs * bytesPerElement[weight.dtype] + 2 * tokens * inputs + yBytes(options, outputs),
+    bytes: weightBytes(weight) + 2 * tokens * inputs + yBytes(options, outputs),
     flops: 2 * tokens * inputs * rows,
   };
 }
@@ -98,7 +102,8 @@ function check(options: GemmOptions, sizes: Readonly<Record<string, number>>): v
   const expect = (what: string, holds: boolean, found: number | string) => {
     if (!holds) throw new TypeError(`Cannot run gemm: expected ${what}, got ${found}`);
   };
-  for (const { name, dtype } of [x, weight]) expect(`${name} to be f16`, dtype === "f16", dtype);
+  expect(`${x.name} to be f16`, x.dtype === "f16", x.dtype);
+  expect(`${weight.name} to be one of ${dtypes.join(", ")}`, dtypes.includes(weight.dtype), weight.dtype);
   checkMultiple("gemm", "the inputs of a share", inputs / shares, 32);
   checkMultiple("gemm", "the rows of weight", rows, 16);
   const columns = activation ? rows / 2 : rows;
