@@ -39,7 +39,7 @@ function itemsBefore(last: string | undefined, store: ResponseStore): Item[] {
 }
 
 function notStored(id: string): HttpError {
-  const message = `Cannot go on from response ${quote(id)}: expected one with store true, got one that is not kept`;
+  const message = `Cannot go on from response ${quote(id)}: expected one with store: true, got one that is not kept`;
   return new HttpError(400, message, { code: "previous_response_not_found", param: "previous_response_id" });
 }
 
@@ -47,7 +47,7 @@ function resolve(item: SentItem, index: number, store: ResponseStore): Item {
   if (item.type !== "item_reference") return item;
   const found = store.item(item.id);
   if (found) return found;
-  const reason = `expected an item of a response with store true, or the item itself, got ${quote(item.id)}`;
+  const reason = `expected an item of a response with store: true, or (as clients send it with store: false) the item itself, got ${quote(item.id)}`;
   throw refusal(`input[${index}].id`, reason);
 }
 

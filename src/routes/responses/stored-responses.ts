@@ -42,7 +42,7 @@ function stored(store: ResponseStore, id: string): StoredResponse {
 }
 
 function notFound(id: string): HttpError {
-  const message = `Cannot find response ${quote(id)}: expected one with store true, got one that is not kept`;
+  const message = `Cannot find response ${quote(id)}: expected one with store: true, got one that is not kept`;
   return new HttpError(404, message, { code: "response_not_found" });
 }
 

@@ -305,7 +305,7 @@ describe("stored responses", () => {
     const item = await refused(path, { input: [{ type: "item_reference", id: "msg_9" }] });
     expect([item.param, item.message]).toEqual([
       "input[0].id",
-      expect.stringContaining("store true") as string,
+      expect.stringContaining("store: true") as string,
     ]);
   });
 
