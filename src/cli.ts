@@ -4,16 +4,23 @@
  * What a command does is in `commands/`.
  */
 import { existsSync } from "node:fs";
-import { basename, resolve } from "node:path";
+import { basename, join, resolve } from "node:path";
 import process from "node:process";
 import { setTimeout } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 import { Command, Option } from "commander";
 import packageJson from "../package.json" with { type: "json" };
+import { cacheFolder } from "./cache-folder.ts";
 import { addBenchCommands } from "./commands/bench-command.ts";
 import { exit } from "./commands/exit.ts";
 import type { Environment } from "./commands/environment.ts";
-import { nonNegative, portNumber, positiveInteger, share } from "./commands/flag-values.ts";
+import {
+  nonNegative,
+  portNumber,
+  positiveInteger,
+  quantizationGroup,
+  share,
+} from "./commands/flag-values.ts";
 import { generate } from "./commands/generate.ts";
 import { serve } from "./commands/serve.ts";
 import { verifyFolder } from "./commands/verify.ts";
@@ -22,6 +29,7 @@ import { CheckpointError, SetupError } from "./engine/errors.ts";
 import { defaultEngineOptions, type EngineOptions, kvDtypes, loadFormats } from "./engine/load-engine.ts";
 import { orderings } from "./engine/scheduler/roster.ts";
 import { weightDtypes } from "./engine/weights/loader.ts";
+import { quantizationGroups, quantizations } from "./engine/weights/quantization.ts";
 import { gpuChoices } from "./gpu/device/open-device.ts";
 import { type ChatSettings, reasoningParsers } from "./routes/services.ts";
 
@@ -48,6 +56,9 @@ interface EngineFlags {
   model: string;
   gpu: EngineOptions["gpu"];
   dtype: EngineOptions["dtype"];
+  quantization: EngineOptions["quantization"];
+  quantizationGroup: EngineOptions["quantizationGroup"];
+  quantizationCache: string;
   kvCacheDtype: EngineOptions["kvDtype"];
   loadFormat: EngineOptions["loadFormat"];
   maxModelLen?: number;
@@ -75,6 +86,7 @@ interface ServeFlags extends EngineFlags {
 }
 
 function withEngineFlags(command: Command): Command {
+  const { quantization } = defaultEngineOptions;
   const { gpu, dtype, kvDtype, loadFormat, blockSize, memoryUtilization, ordering } = defaultEngineOptions;
   return command
     .addOption(
@@ -82,6 +94,22 @@ function withEngineFlags(command: Command): Command {
     )
     .addOption(
       new Option("--dtype <dtype>", "format of weights on the device").choices(weightDtypes).default(dtype),
+    )
+    .addOption(
+      new Option("--quantization <format>", "round the weights of products to integers")
+        .choices(quantizations)
+        .default(quantization),
+    )
+    .option(
+      "--quantization-group <weights>",
+      `weights of a row that share a scale: ${quantizationGroups.join(" or ")}`,
+      quantizationGroup,
+      defaultEngineOptions.quantizationGroup,
+    )
+    .option(
+      "--quantization-cache <dir>",
+      "keeps quantised weights for the next start; none: nowhere",
+      join(cacheFolder(), "quantized"),
     )
     .addOption(
       new Option("--kv-cache-dtype <dtype>", "format of keys and values").choices(kvDtypes).default(kvDtype),
@@ -118,6 +146,9 @@ function engineOptions(flags: EngineFlags): EngineOptions {
     modelDir: modelFolder(flags.model),
     gpu: flags.gpu,
     dtype: flags.dtype,
+    quantization: flags.quantization,
+    quantizationGroup: flags.quantizationGroup,
+    quantizationCache: flags.quantizationCache === "none" ? null : resolve(flags.quantizationCache),
     kvDtype: flags.kvCacheDtype,
     loadFormat: flags.loadFormat,
     maxModelLen: flags.maxModelLen ?? null,

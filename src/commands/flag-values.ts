@@ -1,5 +1,6 @@
 /** The texts of command-line flags as values; what does not parse is commander's to refuse. */
 import { InvalidArgumentError } from "commander";
+import { type QuantizationGroup, quantizationGroups } from "../engine/weights/quantization.ts";
 import type { Objectives } from "./load-test/metrics.ts";
 
 export function positiveInteger(text: string): number {
@@ -74,6 +75,13 @@ function fields(text: string, count: number, form: string): number[] {
   const parts = text.split(":");
   if (parts.length !== count) throw new InvalidArgumentError(`expected ${form}.`);
   return parts.map(positiveInteger);
+}
+
+/** The group sizes that kernels know. */
+export function quantizationGroup(text: string): QuantizationGroup {
+  const found = quantizationGroups.find((group) => String(group) === text);
+  if (found === undefined) throw new InvalidArgumentError(`expected ${quantizationGroups.join(" or ")}.`);
+  return found;
 }
 
 /** "50,99": numbers from 0 to 100. */

@@ -19,6 +19,8 @@ import type { BatchLimits } from "./step-inputs.ts";
 import { type ModelConfig, readModelConfig } from "./weights/config.ts";
 import { DummyWeights } from "./weights/dummy.ts";
 import { WeightLoader, type WeightDtype, type WeightSource } from "./weights/loader.ts";
+import type { QuantizationGroup, quantizations } from "./weights/quantization.ts";
+import { QuantizationCache } from "./weights/quantization-cache.ts";
 import { Checkpoint } from "./weights/safetensors.ts";
 
 export const loadFormats = ["safetensors", "dummy"] as const;
@@ -32,6 +34,11 @@ export interface EngineOptions {
   /** Keeps the device's validation and robust access on. */
   gpuChecks: boolean;
   dtype: WeightDtype;
+  /** Format of the matrices of products; their rows are rounded in groups of `quantizationGroup` weights. */
+  quantization: (typeof quantizations)[number];
+  quantizationGroup: QuantizationGroup;
+  /** Folder where quantised weights are kept for the next time; null keeps none. */
+  quantizationCache: string | null;
   /** `dummy` makes random weights of the geometry in config.json. */
   loadFormat: (typeof loadFormats)[number];
   /** `auto` is f16 on a GPU and f32 on a software adapter. */
@@ -67,6 +74,9 @@ export const defaultEngineOptions: Omit<EngineOptions, "modelDir"> = {
   gpu: "auto",
   gpuChecks: false,
   dtype: "auto",
+  quantization: "none",
+  quantizationGroup: 32,
+  quantizationCache: null,
   loadFormat: "safetensors",
   kvDtype: "auto",
   maxModelLen: null,
@@ -247,15 +257,45 @@ const warmUpCounts = [1, 2, 3, 4, 5, 8, 9, 16, 17, 32, 64, 128];
 
 async function loadModel(parts: LoadOptions): Promise<DecoderModel> {
   const { gpu, options } = parts;
-  if (options.loadFormat === "dummy") return modelFrom(parts, new DummyWeights(gpu.device, options.dtype));
+  const { quantization: format, quantizationGroup: group, dtype } = options;
+  const quantization = format === "none" ? null : { format, group };
+  if (options.loadFormat === "dummy") {
+    return modelFrom(parts, new DummyWeights(gpu.device, dtype, quantization));
+  }
   const checkpoint = await Checkpoint.open(options.modelDir);
+  let progress = { done: 0, all: checkpoint.totalBytes };
+  const report = (note?: string) => parts.onProgress({ stage: "weights", ...progress, note });
   try {
-    const onProgress = (done: number, all: number) => parts.onProgress({ stage: "weights", done, all });
-    const loader = new WeightLoader({ device: gpu.device, checkpoint, dtype: options.dtype, onProgress });
-    return await modelFrom(parts, loader);
+    const onProgress = (done: number, all: number) => {
+      progress = { done, all };
+      report();
+    };
+    const cache = quantization && (await openCache(options, checkpoint, report));
+    const loader = new WeightLoader({
+      device: gpu.device,
+      checkpoint,
+      dtype,
+      quantization,
+      cache,
+      onProgress,
+    });
+    const model = await modelFrom(parts, loader);
+    const [first, ...others] = loader.unquantized;
+    if (first)
+      report(`${first} and ${others.length} more are not quantised: rows are no multiple of ${group}`);
+    return model;
   } finally {
     await checkpoint.close();
   }
+}
+
+async function openCache(
+  { quantizationCache: folder }: EngineOptions,
+  checkpoint: Checkpoint,
+  onNote: (note: string) => void,
+): Promise<QuantizationCache | null> {
+  if (folder === null) return null;
+  return new QuantizationCache({ folder, fingerprint: await checkpoint.fingerprint(), onNote });
 }
 
 async function modelFrom(parts: LoadOptions, loader: WeightSource): Promise<DecoderModel> {

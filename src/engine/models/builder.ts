@@ -8,6 +8,7 @@ import { RmsNorm } from "../layers/norm.ts";
 import { type FrequencyDtype, rotaryTable } from "../layers/rotary.ts";
 import type { ModelConfig, RopeSpec } from "../weights/config.ts";
 import type { Part, WeightSource } from "../weights/loader.ts";
+import type { MatrixUse } from "../weights/quantization.ts";
 
 export interface ModelBuilderOptions {
   device: GPUDevice;
@@ -89,14 +90,22 @@ export class ModelBuilder {
     return table;
   }
 
-  /** The token embedding and the head, which may be the same tensor (on disk under either name). */
+  /**
+   * The token embedding and the head, which may be the same tensor (on disk under either name). A quantised head has a
+   * tensor of its own all the same: it is read whole for every token, of the embedding only a row.
+   */
   async vocabulary(): Promise<{ table: Tensor; head: Linear }> {
     const { vocabSize, hiddenSize, tieWordEmbeddings } = this.config;
-    const load = (name: string) => this.loader.matrix([{ name, rows: vocabSize }], hiddenSize);
+    const load = (name: string, use: MatrixUse) =>
+      this.loader.matrix([{ name, rows: vocabSize }], hiddenSize, use);
     const [embedName, headName] = ["model.embed_tokens.weight", "lm_head.weight"];
-    if (!tieWordEmbeddings) return { table: await load(embedName), head: new Linear(await load(headName)) };
-    const table = await load(this.loader.has(embedName) ? embedName : headName);
-    return { table, head: new Linear(table) };
+    if (!tieWordEmbeddings) {
+      return { table: await load(embedName, "table"), head: new Linear(await load(headName, "head")) };
+    }
+    const name = this.loader.has(embedName) ? embedName : headName;
+    const table = await load(name, "table");
+    const isShared = this.loader.quantizedAs("head", hiddenSize) === null;
+    return { table, head: new Linear(isShared ? table : await load(name, "head")) };
   }
 }
 

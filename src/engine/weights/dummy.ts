@@ -3,28 +3,34 @@
  * the same on every run. One block of numbers is made and repeated.
  */
 import {
+  align,
   bytesPerElement,
   createTensor,
   type Dtype,
   elementCount,
   type Tensor,
+  type TensorOptions,
   writeTensor,
 } from "../../gpu/tensor.ts";
 import { f32ToBf16, f32ToF16 } from "./dtype.ts";
 import type { Part, WeightDtype, WeightSource } from "./loader.ts";
+import { type MatrixUse, type Quantization, quantizedDtype } from "./quantization.ts";
+import { quantize, type QuantizedDtype } from "./quantize.ts";
 
-/** A multiple of 8 that shares no other factor with usual row lengths, so that rows differ. */
-const blockLength = 8 * 131_071;
+/** A multiple of every group that shares no other factor with usual row lengths, so that rows differ. */
+const blockLength = 64 * 16_381;
 
 export class DummyWeights implements WeightSource {
   readonly #device: GPUDevice;
   readonly #dtype: Dtype;
+  readonly #quantization: Quantization | null;
   readonly #block: Float32Array<ArrayBuffer>;
 
   /** `auto` is f16. */
-  constructor(device: GPUDevice, dtype: WeightDtype) {
+  constructor(device: GPUDevice, dtype: WeightDtype, quantization: Quantization | null = null) {
     this.#device = device;
     this.#dtype = dtype === "auto" ? "f16" : dtype;
+    this.#quantization = quantization;
     this.#block = uniforms(blockLength);
   }
 
@@ -33,16 +39,32 @@ export class DummyWeights implements WeightSource {
     return true;
   }
 
+  quantizedAs(use: MatrixUse, columns: number): QuantizedDtype | null {
+    return quantizedDtype(this.#quantization, use, columns);
+  }
+
   /** Of variance 1 / columns: products keep the size of what goes in. */
-  async matrix(parts: readonly Part[], columns: number): Promise<Tensor> {
+  async matrix(parts: readonly Part[], columns: number, use: MatrixUse = "product"): Promise<Tensor> {
     const shape = [rowsOf(parts), columns];
-    const tensor = createTensor(this.#device, { name: parts[0].name, dtype: this.#dtype, shape });
+    const [{ name }] = parts;
     const scale = Math.sqrt(12 / columns);
-    const block = encode(
-      this.#block.map((value) => value * scale),
-      this.#dtype,
-    );
-    const size = elementCount(shape) * bytesPerElement[this.#dtype];
+    const block = this.#block.map((value) => value * scale);
+    const dtype = this.quantizedAs(use, columns);
+    if (!dtype || !this.#quantization) {
+      return this.#repeated({ name, dtype: this.#dtype, shape }, encode(block, this.#dtype));
+    }
+    const { group } = this.#quantization;
+    const rounded = quantize(block, dtype, group);
+    const values = await this.#repeated({ name, dtype, shape }, rounded.values);
+    const scaleShape = [shape[0], columns / group];
+    const scales = { name: `${name}.scales`, dtype: "f16", shape: scaleShape } as const;
+    return { ...values, scales: await this.#repeated(scales, rounded.scales) };
+  }
+
+  /** A tensor of the block's numbers again and again. */
+  async #repeated(options: TensorOptions, block: ArrayBufferView<ArrayBuffer>): Promise<Tensor> {
+    const tensor = createTensor(this.#device, options);
+    const size = align(elementCount(options.shape) * bytesPerElement[options.dtype], 4);
     for (let offset = 0; offset < size; offset += block.byteLength) {
       const bytes = Math.min(block.byteLength, size - offset);
       writeTensor(this.#device, tensor, new Uint8Array(block.buffer, block.byteOffset, bytes), offset);

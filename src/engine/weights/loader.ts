@@ -1,11 +1,15 @@
 /**
- * Moves a checkpoint's tensors into device memory, a bounded chunk at a time, joined and converted on the way.
+ * Moves a checkpoint's tensors into device memory, a bounded chunk at a time, joined, converted and quantised on the way.
  * Knows names and shapes it is asked for, not what they mean.
  */
-import { bytesPerElement, createTensor, type Dtype, type Tensor, writeTensor } from "../../gpu/tensor.ts";
+import { bytesPerElement, createTensor, type Dtype, type Tensor } from "../../gpu/tensor.ts";
 import { CheckpointError } from "../errors.ts";
 import { DTYPE_BYTES, f32ToBf16, f32ToF16, type StoredDtype, toF32 } from "./dtype.ts";
+import { type MatrixUse, type Quantization, quantizedDtype } from "./quantization.ts";
+import type { QuantizationCache, QuantizedMatrix, TakeBytes } from "./quantization-cache.ts";
+import { quantize, type QuantizedDtype, type QuantizedRows } from "./quantize.ts";
 import type { Checkpoint, StoredTensor } from "./safetensors.ts";
+import { Uploader } from "./uploader.ts";
 
 /** `auto` keeps each matrix as it is stored. */
 export const weightDtypes = ["auto", "f32", "f16", "bf16"] as const;
@@ -14,7 +18,11 @@ export type WeightDtype = (typeof weightDtypes)[number];
 export interface WeightLoaderOptions {
   device: GPUDevice;
   checkpoint: Checkpoint;
+  /** Of matrices that are not quantised. */
   dtype: WeightDtype;
+  quantization?: Quantization | null;
+  /** Where quantised matrices are kept for the next time. */
+  cache?: QuantizationCache | null;
   /** Called after each chunk with the bytes read so far and in all. */
   onProgress?: (bytes: number, bytesAll: number) => void;
 }
@@ -28,37 +36,51 @@ export interface Part {
 /** Where a model's tensors come from: a checkpoint, or random numbers for a benchmark. */
 export interface WeightSource {
   has(name: string): boolean;
-  /** [sum of rows, columns]: the parts below each other. */
-  matrix(parts: readonly Part[], columns: number): Promise<Tensor>;
+  /** [sum of rows, columns]: the parts below each other. A product by default. */
+  matrix(parts: readonly Part[], columns: number, use?: MatrixUse): Promise<Tensor>;
+  /** The integers a matrix of so many columns is held as, or null. */
+  quantizedAs(use: MatrixUse, columns: number): QuantizedDtype | null;
   /** f32 [sum of rows] */
   vector(parts: readonly Part[]): Promise<Tensor>;
 }
 
 const chunkBytes = 8 << 20;
-/** Bytes handed to the queue before waiting for it, which bounds the copies it holds on the host. */
-const queuedBytesMax = 128 << 20;
 const storedAs: Record<StoredDtype, Dtype> = { F32: "f32", F16: "f16", BF16: "bf16" };
 
 export class WeightLoader implements WeightSource {
+  /** Matrices that could not be quantised, since their rows are no whole groups. */
+  readonly unquantized: string[] = [];
   readonly #options: WeightLoaderOptions;
+  readonly #uploader: Uploader;
   #bytesRead = 0;
-  #bytesQueued = 0;
 
   constructor(options: WeightLoaderOptions) {
     this.#options = options;
+    this.#uploader = new Uploader(options.device);
   }
 
   has(name: string): boolean {
     return this.#options.checkpoint.has(name);
   }
 
+  quantizedAs(use: MatrixUse, columns: number): QuantizedDtype | null {
+    return quantizedDtype(this.#options.quantization ?? null, use, columns);
+  }
+
   /** [sum of rows, columns]: the parts below each other. Throws `CheckpointError`; the caller owns the tensor. */
-  async matrix(parts: readonly Part[], columns: number): Promise<Tensor> {
-    const { checkpoint, dtype: wanted } = this.#options;
+  async matrix(parts: readonly Part[], columns: number, use: MatrixUse = "product"): Promise<Tensor> {
+    const { checkpoint, quantization, dtype: wanted } = this.#options;
     if (columns % 8 !== 0) {
       throw new CheckpointError(`Cannot load ${parts[0].name}: expected columns in eights, got ${columns}`);
     }
     const stored = parts.map(({ name, rows }) => checkpoint.tensor(name, [rows, columns]));
+    const quantized = this.quantizedAs(use, columns);
+    if (quantized && quantization) {
+      const rows = parts.reduce((sum, part) => sum + part.rows, 0);
+      const names = parts.map(({ name }) => name);
+      return this.#quantized(stored, { names, rows, columns, dtype: quantized, group: quantization.group });
+    }
+    if (quantization && use !== "table") this.unquantized.push(parts[0].name);
     const dtype = wanted === "auto" ? storedAs[stored[0].dtype] : wanted;
     return this.#join(parts, stored, dtype, [columns]);
   }
@@ -90,20 +112,79 @@ export class WeightLoader implements WeightSource {
   }
 
   async #copy(stored: StoredTensor, target: Tensor, targetOffset: number): Promise<void> {
-    const { device, checkpoint, onProgress } = this.#options;
+    const { checkpoint } = this.#options;
     const scale = bytesPerElement[target.dtype] / DTYPE_BYTES[stored.dtype];
     for await (const { offset, bytes } of checkpoint.chunks(stored, chunkBytes)) {
       const data =
         storedAs[stored.dtype] === target.dtype ? bytes : convert(bytes, stored.dtype, target.dtype);
-      writeTensor(device, target, data, targetOffset + offset * scale);
-      this.#bytesRead += bytes.byteLength;
-      this.#bytesQueued += data.byteLength;
-      onProgress?.(this.#bytesRead, checkpoint.totalBytes);
-      if (this.#bytesQueued > queuedBytesMax) {
-        this.#bytesQueued = 0;
-        await device.queue.onSubmittedWorkDone();
-      }
+      await this.#uploader.write(target, data, targetOffset + offset * scale);
+      this.#advance(bytes.byteLength);
     }
+  }
+
+  /** Out of the cache, or rounded now and put there. */
+  async #quantized(stored: readonly StoredTensor[], matrix: QuantizedMatrix): Promise<Tensor> {
+    const { device, cache } = this.#options;
+    const target = createQuantized(device, matrix);
+    const take: TakeBytes = (region, offset, bytes) =>
+      this.#uploader.write(region === "values" ? target : target.scales, bytes, offset);
+    if (await cache?.load(matrix, take)) stored.forEach(({ byteLength }) => this.#advance(byteLength));
+    else await this.#quantize(stored, matrix, take);
+    return target;
+  }
+
+  /** All scales are kept until the end: a small part of the matrix, and rows of them may end within a word. */
+  async #quantize(stored: readonly StoredTensor[], matrix: QuantizedMatrix, take: TakeBytes): Promise<void> {
+    const { rows, columns, dtype, group } = matrix;
+    const writer = await this.#options.cache?.create(matrix);
+    const scales = new Float16Array((rows * columns) / group);
+    let done = 0;
+    try {
+      for (const tensor of stored) {
+        for await (const { bytes } of this.#options.checkpoint.chunks(tensor, chunkBytes)) {
+          const weights = toF32(bytes, tensor.dtype);
+          const rounded = quantizeChecked(weights, tensor.name, { dtype, group });
+          await take("values", done * bytesPerElement[dtype], rounded.values);
+          await writer?.write(rounded.values);
+          scales.set(rounded.scales, done / group);
+          done += weights.length;
+          this.#advance(bytes.byteLength);
+        }
+      }
+      const scaleBytes = new Uint8Array(scales.buffer);
+      await take("scales", 0, scaleBytes);
+      await writer?.write(scaleBytes);
+      await writer?.finish();
+    } finally {
+      await writer?.abandon();
+    }
+  }
+
+  /** A tensor may be read twice, as a table and as a head. */
+  #advance(bytes: number): void {
+    const { checkpoint, onProgress } = this.#options;
+    this.#bytesRead = Math.min(this.#bytesRead + bytes, checkpoint.totalBytes);
+    onProgress?.(this.#bytesRead, checkpoint.totalBytes);
+  }
+}
+
+function createQuantized(device: GPUDevice, { names, rows, columns, dtype, group }: QuantizedMatrix) {
+  const [name] = names;
+  const values = createTensor(device, { name, dtype, shape: [rows, columns] });
+  const shape = [rows, columns / group];
+  return { ...values, scales: createTensor(device, { name: `${name}.scales`, dtype: "f16", shape }) };
+}
+
+function quantizeChecked(
+  weights: Float32Array,
+  name: string,
+  { dtype, group }: Pick<QuantizedMatrix, "dtype" | "group">,
+): QuantizedRows {
+  try {
+    return quantize(weights, dtype, group);
+  } catch (error) {
+    if (error instanceof RangeError) throw new CheckpointError(`Cannot quantise ${name}: ${error.message}`);
+    throw error;
   }
 }
 

@@ -5,10 +5,10 @@
 import { existsSync } from "node:fs";
 import { mkdir, mkdtemp, readFile, rename, rm, writeFile } from "node:fs/promises";
 import { createRequire } from "node:module";
-import { homedir, tmpdir } from "node:os";
 import { basename, dirname, join } from "node:path";
 import { brotliDecompressSync } from "node:zlib";
 import { parseTar } from "nanotar";
+import { cacheFolder } from "../../cache-folder.ts";
 import { SetupError } from "../../errors.ts";
 
 const packageName = "@sparticuz/chromium";
@@ -54,11 +54,6 @@ function findArchive(): { path: string; version: string } {
   throw new SetupError(
     `Cannot find the bundled software GPU: expected the npm package "${packageName}". Run npm ci, or use a GPU`,
   );
-}
-
-function cacheFolder(): string {
-  const base = process.env.XDG_CACHE_HOME ?? (homedir() === "/" ? tmpdir() : join(homedir(), ".cache"));
-  return join(base, "prelude");
 }
 
 interface DenoFfi {

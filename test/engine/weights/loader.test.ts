@@ -2,6 +2,8 @@ import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { CheckpointError } from "../../../src/engine/errors.ts";
 import { f32ToBf16, f32ToF16 } from "../../../src/engine/weights/dtype.ts";
 import { WeightLoader, type WeightDtype } from "../../../src/engine/weights/loader.ts";
+import type { Quantization } from "../../../src/engine/weights/quantization.ts";
+import { quantize } from "../../../src/engine/weights/quantize.ts";
 import { Checkpoint } from "../../../src/engine/weights/safetensors.ts";
 import type { Tensor } from "../../../src/gpu/tensor.ts";
 import { type TestTensor, withTempDir, writeSafetensors, writeShards } from "../../support/checkpoint.ts";
@@ -41,7 +43,11 @@ interface Progress {
 
 async function withLoader<T>(
   tensors: readonly TestTensor[],
-  { dtype = "auto", shards = 1 }: { dtype?: WeightDtype; shards?: number },
+  {
+    dtype = "auto",
+    shards = 1,
+    quantization = null,
+  }: { dtype?: WeightDtype; shards?: number; quantization?: Quantization | null },
   body: (loader: WeightLoader, progress: Progress[]) => Promise<T>,
 ): Promise<T> {
   return withTempDir(async (dir) => {
@@ -50,7 +56,7 @@ async function withLoader<T>(
     const checkpoint = await Checkpoint.open(dir);
     const progress: Progress[] = [];
     const onProgress = (done: number, all: number) => progress.push({ done, all });
-    const loader = new WeightLoader({ device: readableDevice, checkpoint, dtype, onProgress });
+    const loader = new WeightLoader({ device: readableDevice, checkpoint, dtype, quantization, onProgress });
     return body(loader, progress).finally(() => checkpoint.close());
   });
 }
@@ -165,6 +171,68 @@ describe("matrix", () => {
       for (const part of ["model.safetensors", '"w"', "[8,8]", "[4,8]"]) {
         expect(wrong.message.replaceAll(", ", ",")).toContain(part);
       }
+    });
+  });
+});
+
+describe("quantised", () => {
+  const parts = [
+    { name: "a", rows: 3 },
+    { name: "b", rows: 2 },
+  ];
+  const [a, b] = [normals(4, 3 * 96), normals(5, 2 * 96)];
+  const tensors = [stored("a", [3, 96], a, "BF16"), stored("b", [2, 96], b, "F32")];
+  const exact = Float32Array.from([
+    ...Array.from(
+      f32ToBf16(Float32Array.from(a)),
+      (bits) => new Float32Array(Uint32Array.of(bits << 16).buffer)[0],
+    ),
+    ...b,
+  ]);
+
+  test.each([
+    ["int8", "i8"],
+    ["int4", "i4"],
+  ] as const)(
+    "%s: parts of other formats become one matrix with the scales of its rows in order",
+    (format, dtype) =>
+      withLoader(tensors, { shards: 2, quantization: { format, group: 32 } }, async (loader, progress) => {
+        const loaded = await loader.matrix(parts, 96);
+        const wanted = quantize(exact, dtype, 32);
+        expect(loaded).toMatchObject({ dtype, shape: [5, 96], scales: { dtype: "f16", shape: [5, 3] } });
+        expect([...new Uint8Array(await readBytes(gpu, loaded))]).toEqual([...wanted.values]);
+        // 15 scales: the last one shares its word with nothing.
+        expect([...new Float16Array(await readBytes(gpu, loaded.scales!))]).toEqual([...wanted.scales]);
+        expect(progress.at(-1)).toEqual({ done: 3 * 96 * 2 + 2 * 96 * 4, all: 3 * 96 * 2 + 2 * 96 * 4 });
+      }),
+  );
+
+  test("tables stay as they are, and rows that are no whole groups; the head has 8 bits", async () => {
+    const odd = stored("odd", [2, 40], values.slice(0, 80), "BF16");
+    await withLoader([tensors[0], odd], { quantization: { format: "int4", group: 32 } }, async (loader) => {
+      const dtypeAs = async (use: "table" | "head" | "product") =>
+        (await loader.matrix([{ name: "a", rows: 3 }], 96, use)).dtype;
+      expect([await dtypeAs("table"), await dtypeAs("head"), await dtypeAs("product")]).toEqual([
+        "bf16",
+        "i8",
+        "i4",
+      ]);
+      expect(loader.unquantized).toEqual([]);
+      expect(await loader.matrix([{ name: "odd", rows: 2 }], 40)).toMatchObject({
+        dtype: "bf16",
+        shape: [2, 40],
+      });
+      expect(loader.unquantized).toEqual(["odd"]);
+      expect(loader.quantizedAs("product", 40)).toBeNull();
+    });
+  });
+
+  test("a weight that is not a number is refused by its tensor's name", async () => {
+    const broken = stored("model.w", [1, 32], new Float32Array(32).fill(NaN), "BF16");
+    await withLoader([broken], { quantization: { format: "int8", group: 32 } }, async (loader) => {
+      const error = await rejection(loader.matrix([{ name: "model.w", rows: 1 }], 32));
+      expect(error).toBeInstanceOf(CheckpointError);
+      expect(error.message).toContain("Cannot quantise model.w: expected at most 393024, got NaN");
     });
   });
 });
