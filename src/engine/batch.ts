@@ -78,33 +78,44 @@ export class Batch {
     const isSampled = batch.some(({ sampling }) => sampling.length > 0);
     const wanted = { isSampled, rows: rowCount(batch), promptRows: observedRowCount(batch) };
     const step = this.#inputs.write(batch);
+    const keysBound = powerOfTwo(Math.max(...batch.map(({ start, tokenIds }) => start + tokenIds.length)));
     const isDecode = from === 0 && batch.every(({ tokenIds }) => tokenIds.length === 1);
-    const logits = isDecode ? this.#replay(step) : null;
+    const logits = isDecode ? this.#replay(step, keysBound) : null;
     if (logits) return [this.#rows(step, logits, wanted)];
-    const recording = this.#recordPasses(step, from, to);
+    const recording = this.#recordPasses(step, { from, to, keysBound });
     for (const dispatch of recording.dispatches) this.#options.recorder.add(dispatch);
     return recording.logits ? [this.#rows(step, recording.logits, wanted)] : [];
   }
 
-  /** Records a batch of this many tokens and one sampled row, whatever the inputs hold: for compiling ahead. */
+  /** Records batches of this many tokens and one sampled row, whatever the inputs hold: for compiling ahead. */
   recordShape(tokens: number): void {
     const { limits, model, recorder } = this.#options;
     const step = this.#inputs.shaped(Math.min(tokens, limits.tokens), 1);
-    const { dispatches, logits } = this.#recordPasses(step, 0, model.passes.length);
-    for (const dispatch of dispatches) recorder.add(dispatch);
-    if (logits) this.#rows(step, logits, { isSampled: true, rows: 1, promptRows: 0 }).sample();
+    for (const keysBound of [1, powerOfTwo(limits.blocksPerSequence * limits.blockSize)]) {
+      const { dispatches, logits } = this.#recordPasses(step, {
+        from: 0,
+        to: model.passes.length,
+        keysBound,
+      });
+      for (const dispatch of dispatches) recorder.add(dispatch);
+      if (logits) this.#rows(step, logits, { isSampled: true, rows: 1, promptRows: 0 }).sample();
+    }
   }
 
   /**
    * Records a whole decode step as a program, made when its size comes for the first time: all that differs from step to
    * step is in the inputs. Gives the logits, or null if none are wanted.
    */
-  #replay(step: StepTensors): Tensor | null {
+  #replay(step: StepTensors, keysBound: number): Tensor | null {
     const { model, recorder } = this.#options;
-    const key = `${step.tokenIds.shape[0]} ${step.logitRows.shape[0]}`;
+    const key = `${step.tokenIds.shape[0]} ${step.logitRows.shape[0]} ${keysBound}`;
     let found = this.#programs.get(key);
     if (!found) {
-      const { dispatches, logits } = this.#recordPasses(step, 0, model.passes.length);
+      const { dispatches, logits } = this.#recordPasses(step, {
+        from: 0,
+        to: model.passes.length,
+        keysBound,
+      });
       if (!logits) return null;
       found = { program: recorder.program(dispatches), logits };
     }
@@ -116,7 +127,10 @@ export class Batch {
     return found.logits;
   }
 
-  #recordPasses(step: StepTensors, from: number, to: number): Recording {
+  #recordPasses(
+    step: StepTensors,
+    { from, to, keysBound }: { from: number; to: number; keysBound: number },
+  ): Recording {
     const { model, gpu, kv, layerGroups } = this.#options;
     const dispatches: Dispatch[] = [];
     const context: ForwardContext = {
@@ -126,6 +140,7 @@ export class Batch {
       rowSpace: this.#rowSpace,
       step,
       tokens: step.tokenIds.shape[0],
+      keysBound,
       rows: step.logitRows.shape[0],
       kv,
       layerGroups,
@@ -149,4 +164,8 @@ export class Batch {
     };
     return { logits, sampled, ...promptLogits, sample: record };
   }
+}
+
+function powerOfTwo(atLeast: number): number {
+  return 2 ** Math.ceil(Math.log2(atLeast));
 }

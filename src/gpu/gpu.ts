@@ -19,6 +19,8 @@ export interface GpuTraits {
 export interface GpuOptions {
   /** Default false. */
   deterministic?: boolean;
+  /** Kernels made for a GPU or for a CPU, whatever the adapter is: for testing either on any machine. Default: by adapter. */
+  kernelsFor?: "gpu" | "cpu";
 }
 
 /** The device was lost or reported an error: what it computed since cannot be trusted. */
@@ -39,12 +41,13 @@ export class Gpu {
     device: GPUDevice,
     info: GPUAdapterInfo,
     implementation: "dawn" | "native",
-    { deterministic = false }: GpuOptions = {},
+    { deterministic = false, kernelsFor }: GpuOptions = {},
   ) {
     this.device = device;
     this.implementation = implementation;
     this.adapterName = info.description || `${info.vendor} ${info.architecture}`.trim() || "unnamed adapter";
-    this.traits = { ...traitsOf(device, info, this.adapterName), deterministic };
+    const traits = traitsOf(device, info, this.adapterName);
+    this.traits = { ...traits, isCpu: kernelsFor ? kernelsFor === "cpu" : traits.isCpu, deterministic };
     this.pipelines = new PipelineCache(device);
     device.addEventListener("uncapturederror", (event) => this.fail(event.error.message));
     void device.lost.then((lost) => this.fail(`device lost (${lost.reason}): ${lost.message}`));

@@ -7,7 +7,7 @@
  */
 import { afterAll } from "bun:test";
 import { openDevice, type GpuChoice } from "../../src/gpu/device/open-device.ts";
-import type { Gpu } from "../../src/gpu/gpu.ts";
+import type { Gpu, GpuOptions } from "../../src/gpu/gpu.ts";
 import type { Dispatch } from "../../src/gpu/kernel.ts";
 import { ReadbackRing } from "../../src/gpu/readback.ts";
 import { Recorder } from "../../src/gpu/recorder.ts";
@@ -20,17 +20,18 @@ import {
   writeTensor,
 } from "../../src/gpu/tensor.ts";
 
-let opened: Promise<Gpu> | undefined;
+const opened = new Map<GpuOptions["kernelsFor"], Promise<Gpu>>();
 
-/** The process's device, with validation and robustness on. */
-export function testGpu(): Promise<Gpu> {
-  opened ??= open();
-  return opened;
+/** The process's device, with validation and robustness on; another one for kernels of a class that is not its own. */
+export function testGpu(kernelsFor?: GpuOptions["kernelsFor"]): Promise<Gpu> {
+  const found = opened.get(kernelsFor) ?? open(kernelsFor);
+  opened.set(kernelsFor, found);
+  return found;
 }
 
-async function open(): Promise<Gpu> {
+async function open(kernelsFor: GpuOptions["kernelsFor"]): Promise<Gpu> {
   const choice = (process.env.PRELUDE_GPU as GpuChoice | undefined) ?? "software";
-  const gpu = await openDevice({ choice, checks: true });
+  const gpu = await openDevice({ choice, checks: true, kernelsFor });
   // Deno runs each file in a realm of its own. A device that is open when the process ends may crash it, since the
   // software adapter's threads outlive the driver.
   if ("Deno" in globalThis) afterAll(() => gpu.close());

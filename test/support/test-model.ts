@@ -21,6 +21,8 @@ export interface TestModelOptions {
   kvDtype?: KvDtype;
   /** bf16 is what the reference checkpoints' logits were made with. */
   rotaryFrequencies?: FrequencyDtype;
+  /** Kernels made for a GPU or a CPU; by adapter by default. */
+  kernelsFor?: "gpu" | "cpu";
   /** Most sequences of a batch; 1 by default. */
   sequences?: number;
 }
@@ -41,7 +43,7 @@ const blockCount = 32;
 /** For sequences of up to 64 tokens, all of which may have logits; blocks of 8 tokens, 31 of each group. */
 export async function openTestModel(dir: string, options: TestModelOptions = {}): Promise<TestModel> {
   const { dtype = "auto", kvDtype = "f32", rotaryFrequencies = "f32", sequences = 1 } = options;
-  const gpu = await testGpu();
+  const gpu = await testGpu(options.kernelsFor);
   const config = await readModelConfig(dir);
   const checkpoint = await Checkpoint.open(dir);
   try {

@@ -9,6 +9,8 @@ import { rotary } from "../../gpu/kernels/rotary.ts";
 import { sigmoidGate } from "../../gpu/kernels/sigmoid-gate.ts";
 import type { Tensor } from "../../gpu/tensor.ts";
 import type { KvCacheSpec, KvDtype } from "../kv-cache/spec.ts";
+import { forwardFused, fusesAttention } from "./attention-decode.ts";
+import type { BranchIo } from "./block.ts";
 import type { ForwardContext, MetadataKind } from "./context.ts";
 import type { Linear } from "./linear.ts";
 import type { RmsNorm } from "./norm.ts";
@@ -82,16 +84,17 @@ export class Attention {
     return { kind: "full-attention", nonCausal: false, ...common };
   }
 
-  /** y = output(attention(x)), or y += ... with `accumulate`; x normed [tokens, hidden], y [tokens, hidden]. */
-  forward(
-    context: ForwardContext,
-    { x, y, accumulate }: { x: Tensor; y: Tensor; accumulate: boolean },
-  ): void {
+  /** y = output(attention(norm(x))), or y += ... with `accumulate`. */
+  forward(context: ForwardContext, io: BranchIo): void {
+    if (fusesAttention(context, this.options)) {
+      forwardFused(context, this.options, { ...io, kind: this.metadataBuilder.kind });
+      return;
+    }
     const { heads, headDim, scale, slidingWindow, softCap, gated, projection, output, slot } = this.options;
     const { workspace, tokens, recorder, traits, step, kv } = context;
     const { tokensMeta, blockTables } = step.groups[context.layerGroups[slot]];
     const projected = workspace.tensor("projected", tokens, projection.outputs);
-    projection.forward(context, { x, y: projected });
+    projection.forward(context, { x: io.x, norm: io.norm, y: projected });
     const { q, qOffset } = this.#writeKeys(context, projected);
     const attended = workspace.tensor("attended", tokens, heads * headDim);
     recorder.add(
@@ -112,7 +115,7 @@ export class Attention {
       }),
     );
     if (gated) recorder.add(sigmoidGate(traits, { y: attended, gate: projected, gateOffset: 0 }));
-    output.forward(context, { x: attended, y, accumulate });
+    output.forward(context, { x: attended, y: io.y, accumulate: io.accumulate });
   }
 
   /** Norms and rotates queries and keys, stores keys and values; returns where the queries are. */

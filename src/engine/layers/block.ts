@@ -15,8 +15,19 @@ export interface DecoderBlockOptions {
   afterMlpNorm?: RmsNorm;
 }
 
+/** What a branch works on; x and y may be the same memory if it accumulates. */
+export interface BranchIo {
+  /** f32 [tokens, hidden] */
+  x: Tensor;
+  /** Of x, before anything else. */
+  norm: RmsNorm;
+  /** f32 [tokens, hidden] */
+  y: Tensor;
+  accumulate: boolean;
+}
+
 interface Branch {
-  forward(context: ForwardContext, io: { x: Tensor; y: Tensor; accumulate: boolean }): void;
+  forward(context: ForwardContext, io: BranchIo): void;
 }
 
 export class DecoderBlock {
@@ -42,14 +53,11 @@ function addBranch(
   { before, branch, after }: { before: RmsNorm; branch: Branch; after: RmsNorm | undefined },
 ): void {
   const { workspace, tokens } = context;
-  const channels = x.shape[1];
-  const normed = workspace.tensor("normed", tokens, channels);
-  before.forward(context, { x, y: normed });
   if (!after) {
-    branch.forward(context, { x: normed, y: x, accumulate: true });
+    branch.forward(context, { x, norm: before, y: x, accumulate: true });
     return;
   }
-  const result = workspace.tensor("branch", tokens, channels);
-  branch.forward(context, { x: normed, y: result, accumulate: false });
+  const result = workspace.tensor("branch", tokens, x.shape[1]);
+  branch.forward(context, { x, norm: before, y: result, accumulate: false });
   after.forward(context, { x: result, y: x, accumulate: true });
 }

@@ -44,6 +44,8 @@ export interface ForwardContext {
   readonly step: StepTensors;
   /** Number of tokens in this step. */
   readonly tokens: number;
+  /** At least the keys that a query of this step may see; a power of two, so that few values come up. */
+  readonly keysBound: number;
   /** Number of logits rows in this step. */
   readonly rows: number;
   /** [blocks, 2, block size, kv channels] of each KV slot. */

@@ -1,7 +1,25 @@
-/** A product with a weight matrix. */
+/** A product with a weight matrix, and what goes before and after it. */
+import { fusedLinear } from "../../gpu/kernels/fused-linear.ts";
+import { type Activation, gatedActivation } from "../../gpu/kernels/gated-activation.ts";
 import { linear } from "../../gpu/kernels/linear.ts";
 import type { Tensor } from "../../gpu/tensor.ts";
 import type { ForwardContext } from "./context.ts";
+import { isFused } from "./fusion.ts";
+import type { RmsNorm } from "./norm.ts";
+import type { Workspace } from "./workspace.ts";
+
+export interface LinearIo {
+  /** f32 [rows, inputs] */
+  x: Tensor;
+  /** f32 [rows, outputs]; half as many outputs behind an activation. Not the memory of x. */
+  y: Tensor;
+  /** Norms x first. */
+  norm?: RmsNorm;
+  /** The outputs are gate | up, and y = act(gate) * up. */
+  activation?: Activation;
+  /** y += instead of y =. */
+  accumulate?: boolean;
+}
 
 export class Linear {
   /** [outputs, inputs], in the dtype it was loaded as. */
@@ -18,12 +36,24 @@ export class Linear {
     return this.weight.shape[0];
   }
 
-  /** y = x W^T + b, or y += ... with `accumulate`. x [tokens, inputs], y [tokens, outputs], f32. */
-  forward(
-    context: ForwardContext,
-    { x, y, accumulate }: { x: Tensor; y: Tensor; accumulate?: boolean },
-  ): void {
+  /** y = act(norm(x) W^T + b): one kernel where few rows allow it, else one each. `scratch` has a row for each of x. */
+  forward(context: ForwardContext, io: LinearIo, scratch: Workspace = context.workspace): void {
+    const { x, y, norm, activation, accumulate } = io;
     const { weight, bias } = this;
-    context.recorder.add(linear(context.traits, { x, y, weight, bias, accumulate }));
+    if (isFused(context, x.shape[0])) {
+      const options = { x, y, weight, bias, activation, accumulate, norm: norm?.fused };
+      context.recorder.add(fusedLinear(context.traits, options));
+      return;
+    }
+    const normed = norm ? scratch.tensor("normed", x.shape[0], x.shape[1]) : x;
+    norm?.forward(context, { x, y: normed });
+    if (!activation) {
+      context.recorder.add(linear(context.traits, { x: normed, y, weight, bias, accumulate }));
+      return;
+    }
+    if (accumulate) throw new TypeError("Cannot add an activation's result to what is there: expected y =");
+    const both = scratch.tensor("gate-up", x.shape[0], this.outputs);
+    context.recorder.add(linear(context.traits, { x: normed, y: both, weight, bias }));
+    context.recorder.add(gatedActivation(context.traits, { x: both, y, activation }));
   }
 }

@@ -1,6 +1,6 @@
 /** The gated feed-forward part of a block: down(act(gate x) * up x). */
-import { gatedActivation } from "../../gpu/kernels/gated-activation.ts";
-import type { Tensor } from "../../gpu/tensor.ts";
+import type { Activation } from "../../gpu/kernels/gated-activation.ts";
+import type { BranchIo } from "./block.ts";
 import type { ForwardContext } from "./context.ts";
 import type { Linear } from "./linear.ts";
 
@@ -9,7 +9,7 @@ export interface GatedMlpOptions {
   gateUp: Linear;
   /** [hidden, intermediate] */
   down: Linear;
-  activation: "silu" | "gelu-tanh";
+  activation: Activation;
 }
 
 export class GatedMlp {
@@ -19,17 +19,11 @@ export class GatedMlp {
     this.#options = options;
   }
 
-  /** y = mlp(x), or y += mlp(x) with `accumulate`; both [tokens, hidden]. */
-  forward(
-    context: ForwardContext,
-    { x, y, accumulate }: { x: Tensor; y: Tensor; accumulate: boolean },
-  ): void {
+  /** y = mlp(norm(x)), or y += with `accumulate`. */
+  forward(context: ForwardContext, { x, norm, y, accumulate }: BranchIo): void {
     const { gateUp, down, activation } = this.#options;
-    const { workspace, tokens, recorder, traits } = context;
-    const both = workspace.tensor("gate-up", tokens, gateUp.outputs);
-    const activated = workspace.tensor("activated", tokens, gateUp.outputs / 2);
-    gateUp.forward(context, { x, y: both });
-    recorder.add(gatedActivation(traits, { x: both, y: activated, activation }));
+    const activated = context.workspace.tensor("activated", context.tokens, gateUp.outputs / 2);
+    gateUp.forward(context, { x, norm, y: activated, activation });
     down.forward(context, { x: activated, y, accumulate });
   }
 }

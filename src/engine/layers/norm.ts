@@ -1,4 +1,5 @@
 /** Root-mean-square normalisation (arXiv 1910.07467), with a weight, without, or with 1 + weight (Gemma). */
+import type { FusedNorm } from "../../gpu/kernels/fused-linear.ts";
 import { rmsNorm, type RmsNormOptions } from "../../gpu/kernels/rms-norm.ts";
 import type { Tensor } from "../../gpu/tensor.ts";
 import type { ForwardContext } from "./context.ts";
@@ -8,6 +9,12 @@ export class RmsNorm {
 
   constructor(options: { eps: number; weight?: Tensor; weightPlusOne?: boolean }) {
     this.#options = options;
+  }
+
+  /** The same norm as a part of the product that follows it. */
+  get fused(): FusedNorm {
+    const { eps, weight, weightPlusOne } = this.#options;
+    return { eps, weight, plusOne: weightPlusOne };
   }
 
   /** y = norm(x), or y += with `accumulate`, over rows or the given heads of each; f32, x and y in different memory. */

@@ -59,7 +59,7 @@ export async function buildHrmText(builder: ModelBuilder): Promise<DecoderModel>
     head: (context) => {
       const states = gatherRows(context, state(context, "H_module", hiddenSize));
       const logits = context.rowSpace.tensor("logits", context.rows, head.outputs);
-      head.forward(context, { x: states, y: logits });
+      head.forward(context, { x: states, y: logits }, context.rowSpace);
       return logits;
     },
   };

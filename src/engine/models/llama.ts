@@ -78,9 +78,7 @@ function normedHead(
   { states, finalNorm, head }: { states: Tensor; finalNorm: RmsNorm; head: Linear },
 ): Tensor {
   const { rowSpace, rows } = context;
-  const normed = rowSpace.tensor("row-normed", rows, states.shape[1]);
-  finalNorm.forward(context, { x: states, y: normed });
   const logits = rowSpace.tensor("logits", rows, head.outputs);
-  head.forward(context, { x: normed, y: logits });
+  head.forward(context, { x: states, norm: finalNorm, y: logits }, rowSpace);
   return logits;
 }

@@ -21,12 +21,12 @@ export interface OpenDeviceOptions extends GpuOptions {
 }
 
 /** Opens a device. Throws `SetupError` that says what to install or choose when there is none. */
-export async function openDevice({ choice, checks, deterministic }: OpenDeviceOptions): Promise<Gpu> {
+export async function openDevice({ choice, checks, ...options }: OpenDeviceOptions): Promise<Gpu> {
   const { instance, implementation } = await chooseInstance(choice, checks);
   const adapter = await instance.requestAdapter({ powerPreference: "high-performance" });
   if (!adapter) throw new SetupError(noAdapterMessage(choice));
   assertComputes(adapter.info);
-  return new Gpu(await requestDevice(adapter), adapter.info, implementation, { deterministic });
+  return new Gpu(await requestDevice(adapter), adapter.info, implementation, options);
 }
 
 /** Throws `SetupError` for an adapter that takes work and does none, as Dawn's null back end. */

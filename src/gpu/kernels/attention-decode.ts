@@ -41,6 +41,28 @@ export interface AttentionDecodeOptions extends AttentionOptions {
   gateOffset?: number;
 }
 
+/** Workgroups that fill a large GPU (132 multiprocessors), and the fewest keys that are worth a share of their own. */
+const workgroupsWanted = 256;
+const shareKeysMin = 64;
+const splitsMax = 16;
+
+/** Shares of a step's keys: a power of two, as many as fill the GPU and are worth their combination. */
+export function chooseSplits({
+  tokens,
+  heads,
+  kvHeads,
+  keys,
+}: {
+  tokens: number;
+  heads: number;
+  kvHeads: number;
+  keys: number;
+}): number {
+  const workgroups = (tokens * heads) / headsOfGroup(heads / kvHeads);
+  const wanted = Math.min(workgroupsWanted / workgroups, keys / shareKeysMin, splitsMax);
+  return 2 ** Math.max(0, Math.floor(Math.log2(wanted)));
+}
+
 /** How the work is shared out; the defaults are what was fastest on an H100 (docs/log.md). */
 export interface AttentionDecodeShape {
   lanes: number;

@@ -1,0 +1,94 @@
+/**
+ * Attention of few tokens on a GPU in three kernels: norm, projection, rotation and KV write; attention split over its
+ * keys; combination of the shares, gate, output projection and residual.
+ */
+import { attentionDecode, chooseSplits, sharesRow } from "../../gpu/kernels/attention-decode.ts";
+import { combineFits, combineLinear } from "../../gpu/kernels/combine-linear.ts";
+import { qkvDecode } from "../../gpu/kernels/qkv-decode.ts";
+import type { AttentionOptions } from "./attention.ts";
+import type { BranchIo } from "./block.ts";
+import type { ForwardContext, MetadataKind } from "./context.ts";
+import { isFused } from "./fusion.ts";
+
+/** Formats of keys and values that these kernels read and write. */
+const kvFormats = ["f32", "f16", "bf16"];
+
+/** Whether a layer can be run so in this step; norms of single heads are not fused. */
+export function fusesAttention(context: ForwardContext, options: AttentionOptions): boolean {
+  const { slot, queryNorm, headDim } = options;
+  return (
+    isFused(context, context.tokens) &&
+    !queryNorm &&
+    headDim % 8 === 0 &&
+    headDim <= 256 &&
+    kvFormats.includes(context.kv[slot].dtype)
+  );
+}
+
+/** `kind` says which metadata the layer reads. */
+export function forwardFused(
+  context: ForwardContext,
+  options: AttentionOptions,
+  io: BranchIo & { kind: MetadataKind },
+): void {
+  const { workspace, tokens, recorder, traits, step, kv } = context;
+  const { heads, kvHeads, headDim, gated, slot, scale, projection, output } = options;
+  const { tokensMeta, blockTables } = step.groups[context.layerGroups[slot]];
+  const shape = { heads, kvHeads, headDim };
+  const channels = heads * headDim;
+  const projected = workspace.tensor("gate-query", tokens, (gated ? 2 : 1) * channels);
+  recorder.add(
+    qkvDecode(traits, {
+      ...shape,
+      x: io.x,
+      norm: io.norm.fused,
+      weight: projection.weight,
+      bias: projection.bias,
+      cosSin: options.rotary,
+      tokensMeta,
+      y: projected,
+      kv: kv[slot],
+      gated,
+    }),
+  );
+  const splits = combineFits(tokens, channels)
+    ? chooseSplits({ ...shape, tokens, keys: context.keysBound })
+    : 1;
+  const row = splits > 1 ? sharesRow(heads, splits, headDim) : channels;
+  const attended = workspace.tensor("attended", tokens, row);
+  recorder.add(
+    attentionDecode(traits, {
+      ...shape,
+      q: projected,
+      qOffset: gated ? channels : 0,
+      gateOffset: gated && splits === 1 ? 0 : undefined,
+      kv: kv[slot],
+      tokensMeta,
+      sequences: step.sequences[io.kind],
+      blockTables,
+      y: attended,
+      scale,
+      window: options.slidingWindow ?? undefined,
+      softCap: options.softCap ?? undefined,
+      splits,
+    }),
+  );
+  if (splits === 1) {
+    output.forward(context, { x: attended, y: io.y, accumulate: io.accumulate });
+    return;
+  }
+  const { weight, bias } = output;
+  const gate = gated ? { tensor: projected, offset: 0 } : undefined;
+  recorder.add(
+    combineLinear(traits, {
+      shares: attended,
+      splits,
+      headDim,
+      weight,
+      bias,
+      gate,
+      y: io.y,
+      accumulate: io.accumulate,
+    }),
+  );
+}

@@ -1,0 +1,41 @@
+import { describe, expect, setDefaultTimeout, test } from "bun:test";
+import type { KvDtype } from "../../../src/engine/kv-cache/spec.ts";
+import { readVerifyCases } from "../../../src/engine/verify/cases.ts";
+import { exact, toleranceOf } from "../../../src/engine/verify/tolerance.ts";
+import { verify } from "../../../src/engine/verify/verify.ts";
+import { shared } from "../../support/shared.ts";
+import { openTestModel } from "../../support/test-model.ts";
+
+// Software adapters take their time, and Bun's 5 s apply to each file anew.
+setDefaultTimeout(240_000);
+
+/** A few cases that fit the test model's 64 tokens; what they decode runs in small batches, as the fused kernels take. */
+async function verifyWithGpuKernels(name: string, kvDtype: KvDtype, sequences: number) {
+  const dir = shared(`reference/${name}`);
+  const options = { rotaryFrequencies: "bf16", kernelsFor: "gpu", kvDtype, sequences } as const;
+  const { runner, model, policy } = await openTestModel(dir, options);
+  const isPrefixLm = model.config.hrm?.prefixLm ?? false;
+  const all = await readVerifyCases(dir, isPrefixLm);
+  const fitting = all.filter(({ promptIds, greedyIds }) => promptIds.length + greedyIds.length <= 64);
+  const cases = fitting.slice(0, Math.max(2, sequences));
+  expect(cases.length).toBeGreaterThan(1);
+  return verify(cases, {
+    runner,
+    blockCount: 32,
+    groupCount: policy.groups.length,
+    vocabSize: model.config.vocabSize,
+    tolerance: kvDtype === "f32" ? exact : toleranceOf([kvDtype]),
+  });
+}
+
+// Gated and not, grouped heads, norms of heads, which are not fused.
+describe("models with the kernels of a GPU meet their references", () => {
+  test.each([
+    ["tiny-hrm-text", "f16", 1],
+    ["tiny-llama", "f32", 4],
+    ["tiny-qwen3", "f32", 2],
+  ] as const)("%s, keys and values in %s, %d at once", async (name, kvDtype, sequences) => {
+    const results = await verifyWithGpuKernels(name, kvDtype, sequences);
+    expect(results.filter(({ passed }) => !passed)).toEqual([]);
+  });
+});
