@@ -15,17 +15,21 @@ export interface StoredResponse {
 export type StoredItem = Item & { id: string };
 
 interface Entry {
-  /** JSON text: its size is known, and nobody can change it. */
-  text: string;
-  itemIds: readonly string[];
+  stored: StoredResponse;
+  /** Of its JSON text, at two a character. */
+  bytes: number;
+}
+
+interface OwnedItem {
+  item: Item;
+  responseId: string;
 }
 
 export class ResponseStore {
   readonly #limits: { count: number; bytes: number };
   /** The one asked for the longest ago first. */
   readonly #entries = new Map<string, Entry>();
-  /** From an item to its response. */
-  readonly #owners = new Map<string, string>();
+  readonly #items = new Map<string, OwnedItem>();
   #bytes = 0;
 
   constructor(limits = { count: STORED_RESPONSES_MAX, bytes: STORED_RESPONSES_BYTES_MAX }) {
@@ -33,12 +37,11 @@ export class ResponseStore {
   }
 
   put(stored: StoredResponse): void {
-    const { response, input } = stored;
-    const itemIds = [...input, ...response.output].map(({ id }) => id);
-    const entry = { text: JSON.stringify(stored), itemIds };
-    this.#entries.set(response.id, entry);
-    for (const id of itemIds) this.#owners.set(id, response.id);
-    this.#bytes += bytesOf(entry);
+    const { id: responseId } = stored.response;
+    const bytes = 2 * JSON.stringify(stored).length;
+    this.#entries.set(responseId, { stored, bytes });
+    this.#bytes += bytes;
+    for (const item of itemsOf(stored)) this.#items.set(item.id, { item, responseId });
     for (const oldest of this.#entries.keys()) {
       if (this.#entries.size <= this.#limits.count && this.#bytes <= this.#limits.bytes) break;
       this.delete(oldest);
@@ -50,13 +53,14 @@ export class ResponseStore {
     if (!entry) return undefined;
     this.#entries.delete(id);
     this.#entries.set(id, entry);
-    return JSON.parse(entry.text) as StoredResponse;
+    return entry.stored;
   }
 
   /** The item of that id in any stored response. */
   item(id: string): Item | undefined {
-    const stored = this.get(this.#owners.get(id) ?? "");
-    return stored && [...stored.input, ...stored.response.output].find((item) => item.id === id);
+    const owned = this.#items.get(id);
+    if (owned) this.get(owned.responseId);
+    return owned?.item;
   }
 
   /** Whether there was such a response. */
@@ -64,13 +68,15 @@ export class ResponseStore {
     const entry = this.#entries.get(id);
     if (!entry) return false;
     this.#entries.delete(id);
-    this.#bytes -= bytesOf(entry);
-    // An item that was sent again belongs to the later response.
-    for (const item of entry.itemIds) if (this.#owners.get(item) === id) this.#owners.delete(item);
+    this.#bytes -= entry.bytes;
+    for (const item of itemsOf(entry.stored)) {
+      // One that was sent again belongs to the later response.
+      if (this.#items.get(item.id)?.responseId === id) this.#items.delete(item.id);
+    }
     return true;
   }
 }
 
-function bytesOf({ text }: Entry): number {
-  return 2 * text.length;
+function itemsOf({ input, response }: StoredResponse): StoredItem[] {
+  return [...input, ...response.output];
 }
