@@ -15,6 +15,7 @@ import { addBenchCommands } from "./commands/bench-command.ts";
 import { exit } from "./commands/exit.ts";
 import type { Environment } from "./commands/environment.ts";
 import {
+  listed,
   nonNegative,
   portNumber,
   positiveInteger,
@@ -22,7 +23,8 @@ import {
   share,
 } from "./commands/flag-values.ts";
 import { generate } from "./commands/generate.ts";
-import { serve } from "./commands/serve.ts";
+import { serve, type ServeOptions } from "./commands/serve.ts";
+import { logFormats, logLevels, type LogOptions } from "./commands/server-log.ts";
 import { verifyFolder } from "./commands/verify.ts";
 import { toolCallStyles } from "./engine/client.ts";
 import { CheckpointError, SetupError } from "./engine/errors.ts";
@@ -47,7 +49,13 @@ const environment: Environment = {
   report: (line) => process.stderr.write(`${line}\n`),
   isInteractive: process.stderr.isTTY,
   onStop: (stop) => {
-    for (const signal of ["SIGINT", "SIGTERM"] as const) process.once(signal, stop);
+    const signals = ["SIGINT", "SIGTERM"] as const;
+    // Only once, whichever it is: with the second the process ends as if nobody had listened.
+    const stopOnce = () => {
+      for (const signal of signals) process.removeListener(signal, stopOnce);
+      stop();
+    };
+    for (const signal of signals) process.on(signal, stopOnce);
   },
 };
 
@@ -74,15 +82,6 @@ interface EngineFlags {
   trace?: string;
   profile?: boolean;
   gpuChecks?: boolean;
-}
-
-interface ServeFlags extends EngineFlags {
-  host: string;
-  port: number;
-  servedModelName?: string;
-  toolCallParser: ChatSettings["toolCallParser"];
-  reasoningParser: ChatSettings["reasoningParser"];
-  trustRequestChatTemplate?: boolean;
 }
 
 function withEngineFlags(command: Command): Command {
@@ -178,6 +177,55 @@ function modelName(flags: EngineFlags, name?: string): string {
   return name ?? basename(resolve(flags.model));
 }
 
+interface ServeFlags extends EngineFlags {
+  host: string;
+  port: number;
+  servedModelName?: string;
+  toolCallParser: ChatSettings["toolCallParser"];
+  reasoningParser: ChatSettings["reasoningParser"];
+  trustRequestChatTemplate?: boolean;
+  apiKey?: string[];
+  publicModels?: boolean;
+  publicHealth: boolean;
+  corsOrigin?: string[];
+  /** Seconds. */
+  drainTimeout: number;
+  logFormat: LogOptions["format"];
+  logLevel: LogOptions["level"];
+  logPrompts?: boolean;
+}
+
+function serveOptions(flags: ServeFlags): ServeOptions {
+  const { version } = packageJson;
+  return {
+    engine: engineOptions(flags),
+    modelName: modelName(flags, flags.servedModelName),
+    host: flags.host,
+    port: flags.port,
+    chat: {
+      trustRequestTemplates: flags.trustRequestChatTemplate ?? false,
+      toolCallParser: flags.toolCallParser,
+      reasoningParser: flags.reasoningParser,
+    },
+    access: {
+      apiKeys: flags.apiKey ?? [],
+      publicModels: flags.publicModels ?? false,
+      publicHealth: flags.publicHealth,
+      corsOrigins: flags.corsOrigin ?? [],
+    },
+    about: { version, runtime: runtimeName() },
+    log: { format: flags.logFormat, level: flags.logLevel },
+    logsPrompts: flags.logPrompts ?? false,
+    drainMs: flags.drainTimeout * 1000,
+  };
+}
+
+/** "Bun 1.4.5", "Deno 2.9.5". */
+function runtimeName(): string {
+  const { bun, deno } = process.versions as { bun?: string; deno?: string };
+  return bun === undefined ? `Deno ${deno}` : `Bun ${bun}`;
+}
+
 function program(): Command {
   const root = new Command("prelude")
     .description(packageJson.description)
@@ -207,22 +255,21 @@ function program(): Command {
         .default("auto"),
     )
     .option("--trust-request-chat-template", "let requests bring a chat template, a program that runs here")
-    .action((flags: ServeFlags) =>
-      serve(
-        {
-          engine: engineOptions(flags),
-          modelName: modelName(flags, flags.servedModelName),
-          host: flags.host,
-          port: flags.port,
-          chat: {
-            trustRequestTemplates: flags.trustRequestChatTemplate ?? false,
-            toolCallParser: flags.toolCallParser,
-            reasoningParser: flags.reasoningParser,
-          },
-        },
-        environment,
-      ),
-    );
+    .addOption(
+      new Option("--api-key <key>", "key that requests must have; may be given several times, or as a list")
+        .argParser(listed)
+        .env("PRELUDE_API_KEY"),
+    )
+    .option("--public-models", "answer /v1/models without a key")
+    .option("--no-public-health", "ask for a key at /health and /ready too")
+    .option("--cors-origin <origin>", "web origin whose pages may call; may be given several times", listed)
+    .option("--drain-timeout <seconds>", "time for requests under way when stopping", nonNegative, 30)
+    .addOption(
+      new Option("--log-format <format>", "lines for people, or JSON").choices(logFormats).default("pretty"),
+    )
+    .addOption(new Option("--log-level <level>", "least that is logged").choices(logLevels).default("info"))
+    .option("--log-prompts", "log the text of every prompt")
+    .action((flags: ServeFlags) => serve(serveOptions(flags), environment));
 
   withEngineFlags(root.command("generate"))
     .description("answer one prompt on the terminal")

@@ -10,6 +10,20 @@ import assert from "node:assert/strict";
 export const REQUEST_BODY_BYTES_MAX = 8 * 1024 * 1024;
 /** Prompts of one request, each of which is a request of the engine's queue. */
 export const PROMPTS_MAX = 128;
+/** How long a body may take to arrive; a slower one is a 408. */
+export const REQUEST_BODY_MS_MAX = 30_000;
+/** Largest head of a request. */
+export const REQUEST_HEADER_BYTES_MAX = 16 * 1024;
+/** How long a head may take to arrive, from the connection's start or the answer before; then the connection is closed. */
+export const REQUEST_HEADER_MS_MAX = 10_000;
+/** How long a whole request may take to arrive, should nobody have waited for its body. */
+export const REQUEST_MS_MAX = 60_000;
+/** How long a connection may wait for its next request. */
+export const KEEP_ALIVE_MS_MAX = 65_000;
+/** How often the last three are looked after. */
+export const CONNECTION_CHECK_INTERVAL_MS = 1_000;
+/** How often a server that ends looks for connections that wait for nothing. */
+export const IDLE_CHECK_INTERVAL_MS = 50;
 /** How deep arrays and objects may nest in a request. What the API takes needs 5. */
 export const JSON_DEPTH_MAX = 32;
 export const MESSAGES_MAX = 4096;
@@ -57,6 +71,15 @@ export const LISTED_ITEMS_MAX = 100;
 export const ERROR_ECHO_CHARS_MAX = 64;
 /** A silent stream gets a comment this often: clients and proxies give up on a connection after 10 s and more. */
 export const PING_INTERVAL_MS = 5_000;
+/** `Retry-After` while the model is being loaded, and from a server that is about to end. */
+export const LOAD_RETRY_SECONDS = 5;
+export const DRAIN_RETRY_SECONDS = 5;
+/** How long a server that ends waits for the last bytes of its answers to leave. */
+export const SERVER_FINISH_MS_MAX = 2_000;
+/** How long browsers may keep what a preflight said. */
+export const CORS_AGE_SECONDS = 600;
+/** How much of a prompt is logged, where prompts are. */
+export const LOG_PROMPT_CHARS_MAX = 8 * 1024;
 /** `Retry-After` while the engine is gone: about what a supervisor needs for a restart. */
 export const ENGINE_RETRY_SECONDS = 10;
 
@@ -72,9 +95,14 @@ assert(
   "biases fit a request",
 );
 assert(BAD_WORDS_MAX * BAD_WORD_CHARS_MAX < REQUEST_BODY_BYTES_MAX, "bad words fit a request");
+assert(REQUEST_HEADER_MS_MAX + REQUEST_BODY_MS_MAX < REQUEST_MS_MAX, "a slow body gets an answer");
+assert(
+  KEEP_ALIVE_MS_MAX > 60_000,
+  "load balancers, whose own limit is often 60 s, close idle connections first",
+);
 assert(JSON_DEPTH_MAX > 5, "messages with content parts fit the JSON depth");
 assert(STORED_RESPONSES_BYTES_MAX >= 4 * REQUEST_BODY_BYTES_MAX, "the largest request can be stored");
-assert(PING_INTERVAL_MS < 10_000, "pings come before Bun's own idle timeout of 10 s");
+assert(PING_INTERVAL_MS < 10_000, "pings come before clients give up");
 
 // Engine
 

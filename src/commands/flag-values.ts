@@ -25,6 +25,13 @@ export function portNumber(text: string): number {
   return value;
 }
 
+/** "a,b" of one flag or of several; nothing may be empty. */
+export function listed(text: string, before: string[] = []): string[] {
+  const values = text.split(",").map((part) => part.trim());
+  if (values.includes("")) throw new InvalidArgumentError("expected values with commas between them.");
+  return [...before, ...values];
+}
+
 export function nonNegative(text: string): number {
   const value = Number(text);
   if (!(value >= 0 && value < Infinity) || text.trim() === "")

@@ -217,6 +217,8 @@ export interface TextCodec {
 export interface EngineClient {
   readonly model: ModelCard;
   readonly text: TextCodec;
+  /** The device it runs on, in words. */
+  readonly adapter: string;
   /**
    * Queues a request and streams its events. The first event may be long in coming; aborting the signal, or
    * leaving the iteration, ends the generation and frees what it held.

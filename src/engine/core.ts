@@ -17,7 +17,7 @@ import type { Scheduler } from "./scheduler/scheduler.ts";
 import type { SchedulerEvent } from "./scheduler/request.ts";
 import type { RowEdits } from "./row-edits.ts";
 import type { EngineStats } from "./stats.ts";
-import { StepHistory } from "./step-history.ts";
+import { type RequestTally, Tally } from "./tally.ts";
 import { type Observation, observedRows, type Rectangle, type StepPlan } from "./step-plan.ts";
 import type { TraceStep } from "./trace-events.ts";
 import { traceRectangles } from "./trace-plan.ts";
@@ -53,9 +53,7 @@ export interface RequestSink {
 interface Entry {
   active: ActiveRequest;
   sink: RequestSink;
-  promptTokens: number;
-  /** The first token has come. */
-  hasBegun: boolean;
+  tally: RequestTally;
 }
 
 interface SampledRow {
@@ -95,9 +93,7 @@ export class EngineCore {
   /** Those whose grammar is being compiled. */
   readonly #preparing = new Map<string, AbortController>();
   readonly #flights: Flight[] = [];
-  readonly #history = new StepHistory();
-  #promptTokens = 0;
-  #generationTokens = 0;
+  readonly #tally = new Tally();
   #isRunning = false;
   #isClosing = false;
   #failure: { reason: unknown } | null = null;
@@ -127,10 +123,11 @@ export class EngineCore {
   }
 
   #add(request: AdmittedRequest, sink: RequestSink, guides: readonly Guide[] = []): void {
-    const { scheduler, eosTokenIds, vocabSize } = this.#options;
+    const { scheduler, clock, eosTokenIds, vocabSize } = this.#options;
     const active = new ActiveRequest(request, { eosTokenIds, vocabSize }, guides);
     scheduler.add(active.forScheduler());
-    this.#requests.set(request.id, { active, sink, promptTokens: request.promptIds.length, hasBegun: false });
+    const tally = this.#tally.open(request.promptIds.length, clock());
+    this.#requests.set(request.id, { active, sink, tally });
     this.#wake();
   }
 
@@ -177,9 +174,7 @@ export class EngineCore {
     return {
       ...this.#options.scheduler.stats(),
       kvBlocks: groups.map(({ blocks: total, used, cached, free }) => ({ total, used, cached, free })),
-      promptTokens: this.#promptTokens,
-      generationTokens: this.#generationTokens,
-      recentSteps: this.#history.records(),
+      ...this.#tally.numbers(),
     };
   }
 
@@ -224,7 +219,8 @@ export class EngineCore {
 
   #launch(plan: StepPlan): Flight {
     const { runner, clock, trace } = this.#options;
-    this.#begin(plan);
+    const submitMs = clock();
+    this.#begin(plan, submitMs);
     const rows = {
       main: this.#rowsOf(plan.main),
       layered: this.#rowsOf(lastLayered(plan, runner.passCount)),
@@ -233,7 +229,6 @@ export class EngineCore {
     const hasLogits = all.some(({ request }) => request.wantsLogprobs);
     const edits = { main: rows.main.map(editsOf), layered: rows.layered.map(editsOf) };
     const counters = trace ? this.#counters() : null;
-    const submitMs = clock();
     const prompts = plan.main.flatMap((rectangle) => this.#observedOf(rectangle));
     const wanted: Wanted[] = ["sampled"];
     if (hasLogits) wanted.push("logits");
@@ -242,9 +237,12 @@ export class EngineCore {
     return { plan, result, rows: all, prompts, hasLogits, submitMs, counters };
   }
 
-  #begin({ main, layered }: StepPlan): void {
+  #begin({ main, layered }: StepPlan, nowMs: number): void {
     for (const { requestId, start } of layered ? [...main, layered.rectangle] : main) {
-      this.#requests.get(requestId)?.active.begin(start);
+      const entry = this.#requests.get(requestId);
+      if (!entry) continue;
+      entry.active.begin(start);
+      entry.tally.plan(nowMs);
     }
   }
 
@@ -312,7 +310,7 @@ export class EngineCore {
       if (prompt) sink.emit({ type: "prompt", ...prompt });
       // Whoever is told of the prompt may want no more.
       if (active.isFinished(choice) || !this.#requests.has(event.requestId)) return;
-      this.#count(entry, event.ids.length);
+      entry.tally.generate(event.ids.length);
       sink.emit({ type: "tokens", choice, ...active.accept(choice, event.ids) });
       if (active.isGuided) void this.#follow(event, entry);
       return;
@@ -347,12 +345,6 @@ export class EngineCore {
     this.#wake();
   }
 
-  #count(entry: Entry, tokens: number): void {
-    if (!entry.hasBegun) this.#promptTokens += entry.promptTokens;
-    entry.hasBegun = true;
-    this.#generationTokens += tokens;
-  }
-
   /** Nothing more of a request is planned or told. */
   #forget(id: string): void {
     this.#options.scheduler.cancel(id);
@@ -379,7 +371,7 @@ export class EngineCore {
     const { trace, clock, runner } = this.#options;
     const rectangles = traceRectangles(plan, runner.passCount);
     const step = { index: plan.id, submitMs, doneMs: clock(), rectangles };
-    this.#history.add(step);
+    this.#tally.step(step);
     if (trace && counters) trace.step({ ...step, counters });
   }
 }

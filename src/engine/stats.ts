@@ -1,5 +1,6 @@
 /** How the engine is doing, as plain data: what is under way now, and totals since its start. */
 import type { KernelProfile } from "../gpu/profile.ts";
+import type { TimeHistogram } from "./queue-times.ts";
 import type { RectangleKind } from "./trace-events.ts";
 
 /** Tokens times layer passes of one sequence in a step. Ranges are `[from, to)`. */
@@ -44,6 +45,8 @@ export interface EngineStats {
   kvBlocks: readonly KvBlockCounts[];
   /** Tokens looked up by sequences that started, and those of them that were found. */
   prefixCache: { queryTokens: number; hitTokens: number };
+  /** How long requests waited for their first step. */
+  queueTimes: TimeHistogram;
   /** Steps planned, and the last of them that are done, oldest first. */
   steps: number;
   recentSteps: readonly StepRecord[];

@@ -1,48 +1,86 @@
 /** The HTTP application: which path goes where, and what surrounds every request. */
 import { type Context, Hono } from "hono";
+import { routePath } from "hono/route";
 import type { ContentfulStatusCode } from "hono/utils/http-status";
-import { EngineDeadError } from "../engine/errors.ts";
+import type { EngineClient } from "../engine/client.ts";
+import { type AccessOptions, allowOrigins, openAccess, requireKey } from "./access.ts";
 import { chatCompletions } from "./chat-completions.ts";
 import { completions } from "./completions.ts";
 import { answerWith } from "./endpoint.ts";
 import { HttpError, isServerFailure, quote, toErrorAnswerAt } from "./errors.ts";
+import { ServerLife } from "./life.ts";
 import { countTokens, messages } from "./messages/messages.ts";
+import { Metrics } from "./metrics.ts";
 import { modelEntry, modelList } from "./models.ts";
+import { type About, addOperations } from "./operations.ts";
 import { checkModel } from "./parameters.ts";
 import { REQUEST_ID, setRequestId } from "./request-id.ts";
 import { ResponseStore } from "./responses/response-store.ts";
 import { responses } from "./responses/responses.ts";
 import { addStoredResponses } from "./responses/stored-responses.ts";
-import { type AppEnv, defaultChatSettings, type Services } from "./services.ts";
+import { type AppEnv, type ChatSettings, defaultChatSettings, type Services } from "./services.ts";
+import { WatchedEngine } from "./watched-engine.ts";
 
-/** `log` defaults to silence and `startTimer` to the runtime's timers. */
-export type AppOptions = Omit<Services, "log" | "startTimer" | "chat"> & Partial<Services>;
+export interface AppOptions extends Omit<Services, "engine" | "chat" | "log" | "startTimer"> {
+  /** Or the life of a server whose engine comes later. */
+  engine: EngineClient | ServerLife;
+  chat?: ChatSettings;
+  /** Silence by default. */
+  log?: Services["log"];
+  /** The runtime's timers by default. */
+  startTimer?: Services["startTimer"];
+  /** Open to everybody on this machine by default. */
+  access?: Partial<AccessOptions>;
+  about?: About;
+  logsPrompts?: boolean;
+}
 
 export function createApp(options: AppOptions): Hono<AppEnv> {
-  const services: Services = {
-    log: () => {},
-    startTimer: startRuntimeTimer,
-    chat: defaultChatSettings,
-    ...options,
-  };
+  const life = options.engine instanceof ServerLife ? options.engine : ServerLife.of(options.engine);
+  const metrics = new Metrics();
+  const services = toServices(options, { life, metrics });
   const app = new Hono<AppEnv>();
-  surround(app, services);
+  surround(app, services, metrics);
+  const access = { ...openAccess, ...options.access };
+  if (access.corsOrigins.length > 0) app.use(allowOrigins(access));
+  if (access.apiKeys.length > 0) app.use(requireKey(access));
+  app.use((c, next) => life.guard(c, next));
+  const { about = { version: "unknown", runtime: "unknown" } } = options;
+  addOperations(app, services, { life, metrics, about });
   addRoutes(app, services);
+  refuseOtherMethods(app);
   return app;
 }
 
+function toServices(
+  { clock, newId, randomSeed, log = () => {}, startTimer = startRuntimeTimer, ...options }: AppOptions,
+  { life, metrics }: { life: ServerLife; metrics: Metrics },
+): Services {
+  const { chat = defaultChatSettings, logsPrompts = false } = options;
+  let watched: EngineClient | undefined;
+  return {
+    chat,
+    clock,
+    newId,
+    randomSeed,
+    log,
+    startTimer,
+    /** Not to be reached for before it has loaded, when routes are added. */
+    get engine() {
+      const { cutSignal } = life;
+      watched ??= new WatchedEngine(life.engine, { clock, log, metrics, cutSignal, logsPrompts });
+      return watched;
+    },
+  };
+}
+
 function addRoutes(app: Hono<AppEnv>, services: Services): void {
-  const { engine } = services;
-  app.get("/health", (c) => {
-    if (!engine.healthy)
-      throw new EngineDeadError("Cannot generate: expected a running engine, got a dead one");
-    return c.json({ status: "ok" });
-  });
-  app.get("/v1/models", (c) => c.json(modelList(engine.model)));
+  app.get("/v1/models", (c) => c.json(modelList(services.engine.model)));
   // A model's name may contain slashes.
   app.get("/v1/models/:name{.+}", (c) => {
-    checkModel(c.req.param("name"), engine.model);
-    return c.json(modelEntry(engine.model));
+    const { model } = services.engine;
+    checkModel(c.req.param("name"), model);
+    return c.json(modelEntry(model));
   });
   app.post("/v1/completions", answerWith(completions, services));
   app.post("/v1/chat/completions", answerWith(chatCompletions, services));
@@ -51,19 +89,17 @@ function addRoutes(app: Hono<AppEnv>, services: Services): void {
   const store = new ResponseStore();
   app.post("/v1/responses", answerWith(responses(store), services));
   addStoredResponses(app, store);
+}
 
-  for (const path of ["/health", "/v1/models", "/v1/models/:name{.+}"]) app.all(path, refuseMethod("GET"));
-  for (const path of [
-    "/v1/completions",
-    "/v1/chat/completions",
-    "/v1/responses",
-    "/v1/messages",
-    "/v1/messages/count_tokens",
-  ]) {
-    app.all(path, refuseMethod("POST"));
+/** Whatever methods a path has, any other is refused with their names. */
+function refuseOtherMethods(app: Hono<AppEnv>): void {
+  const methodsOf = Map.groupBy(
+    app.routes.filter(({ method }) => method !== "ALL"),
+    ({ path }) => path,
+  );
+  for (const [path, routes] of methodsOf) {
+    app.all(path, refuseMethod(routes.map(({ method }) => method).join(", ")));
   }
-  app.all("/v1/responses/:id", refuseMethod("GET, DELETE"));
-  app.all("/v1/responses/:id/input_items", refuseMethod("GET"));
 }
 
 function refuseMethod(allowed: string): (c: Context<AppEnv>) => never {
@@ -73,8 +109,8 @@ function refuseMethod(allowed: string): (c: Context<AppEnv>) => never {
   };
 }
 
-/** Request ids, the log, and errors. */
-function surround(app: Hono<AppEnv>, services: Services): void {
+/** Request ids, the log, counts, and errors. */
+function surround(app: Hono<AppEnv>, services: Services, metrics: Metrics): void {
   const { clock, log } = services;
   app.use(async (c, next) => {
     const startMs = clock();
@@ -82,15 +118,11 @@ function surround(app: Hono<AppEnv>, services: Services): void {
     setRequestId(c, requestId);
     await next();
     const { method, path } = c.req;
+    const { status } = c.res;
+    metrics.countHttp({ handler: routeOf(c), method, status });
+    const durationMs = clock() - startMs;
     // A body may have named the request otherwise.
-    log({
-      type: "request",
-      requestId: c.get("requestId"),
-      method,
-      path,
-      status: c.res.status,
-      durationMs: clock() - startMs,
-    });
+    log({ type: "request", requestId: c.get("requestId"), method, path, status, durationMs });
   });
   app.use((_c, next) => next().catch(rethrowAsError));
   app.notFound((c) => {
@@ -119,6 +151,12 @@ function sendError(c: Context<AppEnv>, error: Error, { log }: Services): Respons
 /** The client's own id if it can go into a header and a log line as it is. */
 function toRequestId(given: string | undefined): string | null {
   return given !== undefined && REQUEST_ID.test(given) ? given : null;
+}
+
+/** The pattern of the route that answered; of others, one name for all. */
+function routeOf(c: Context): string {
+  const route = routePath(c, -1);
+  return route === "" || route === "/*" || route === "*" ? "none" : route;
 }
 
 function startRuntimeTimer(delayMs: number, callback: () => void): () => void {

@@ -43,7 +43,7 @@ export function answerWith<Parameters extends CommonParameters>(
 ): (c: Context<AppEnv>) => Promise<Response> {
   return async (c) => {
     const { model } = services.engine;
-    const parameters = validate(endpoint.parameters, await readJson(c.req.raw));
+    const parameters = validate(endpoint.parameters, await readJson(c.req.raw, services.startTimer));
     checkCommon(parameters, model);
     const id = `${endpoint.idPrefix}${services.newId()}`;
     const name = nameOf(c, endpoint.idPrefix, parameters.request_id);

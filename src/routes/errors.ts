@@ -31,7 +31,7 @@ export interface MessagesErrorBody {
   request_id: string;
 }
 
-export type ErrorStatus = 400 | 404 | 405 | 408 | 413 | 429 | 500 | 503;
+export type ErrorStatus = HttpErrorStatus | 429 | 500;
 
 interface HttpErrorOptions {
   code: string;
@@ -39,12 +39,14 @@ interface HttpErrorOptions {
   headers?: Record<string, string>;
 }
 
-/** A refusal that only HTTP knows: no such route, model or stored response, wrong method, too large a body. */
+type HttpErrorStatus = 400 | 401 | 404 | 405 | 408 | 413 | 503;
+
+/** A refusal that only HTTP knows: no key, no such route or model, too large a body, a server that is not ready. */
 export class HttpError extends Error {
   override name = "HttpError";
-  readonly status: 400 | 404 | 405 | 413;
+  readonly status: HttpErrorStatus;
   readonly options: HttpErrorOptions;
-  constructor(status: 400 | 404 | 405 | 413, message: string, options: HttpErrorOptions) {
+  constructor(status: HttpErrorStatus, message: string, options: HttpErrorOptions) {
     super(message);
     this.status = status;
     this.options = options;
@@ -55,11 +57,7 @@ export class HttpError extends Error {
 export function toErrorAnswer(error: unknown): ErrorAnswer {
   if (error instanceof HttpError) {
     const { code, param = null, headers } = error.options;
-    return answer(
-      error.status,
-      { message: error.message, type: "invalid_request_error", param, code },
-      headers,
-    );
+    return answer(error.status, { message: error.message, type: typeOf(error), param, code }, headers);
   }
   if (error instanceof InvalidRequestError) return invalidRequest(error);
   if (error instanceof QueueFullError) return queueFull(error);
@@ -105,7 +103,12 @@ const messagesTypes = new Map([
 
 /** Whether the log should know, as the client cannot help it. */
 export function isServerFailure(error: unknown): boolean {
-  return toErrorAnswer(error).status >= 500;
+  return !(error instanceof HttpError) && toErrorAnswer(error).status >= 500;
+}
+
+function typeOf({ status }: HttpError): string {
+  if (status === 408) return "timeout_error";
+  return status >= 500 ? "server_error" : "invalid_request_error";
 }
 
 function invalidRequest(error: InvalidRequestError): ErrorAnswer {
@@ -130,7 +133,7 @@ function engineDead({ message }: EngineDeadError): ErrorAnswer {
 }
 
 /** `Retry-After` counts whole seconds and is for everyone; `retry-after-ms` is what OpenAI's clients look at first. */
-function retryAfter(seconds: number): Record<string, string> {
+export function retryAfter(seconds: number): Record<string, string> {
   return { "retry-after": String(Math.ceil(seconds)), "retry-after-ms": String(Math.ceil(seconds * 1000)) };
 }
 

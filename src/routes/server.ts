@@ -1,6 +1,16 @@
 /** A listening socket for an application, on Bun and on Deno. */
 import type { Server as HttpServer } from "node:http";
+import type { AddressInfo } from "node:net";
+import { createAdaptorServer } from "@hono/node-server";
 import { SetupError } from "../engine/errors.ts";
+import {
+  CONNECTION_CHECK_INTERVAL_MS,
+  IDLE_CHECK_INTERVAL_MS,
+  KEEP_ALIVE_MS_MAX,
+  REQUEST_HEADER_BYTES_MAX,
+  REQUEST_HEADER_MS_MAX,
+  REQUEST_MS_MAX,
+} from "../limits.ts";
 import { quote } from "./errors.ts";
 
 /** What is needed of a Hono application. */
@@ -13,27 +23,51 @@ export interface ListenOptions {
   host: string;
   /** 0 takes a free one. */
   port: number;
+  /** What is left out is as in `limits.ts`. */
+  deadlines?: Partial<Deadlines>;
 }
+
+/** Milliseconds after which a connection is closed that does not send what it should. */
+export interface Deadlines {
+  /** The head of a request, and all of it. */
+  head: number;
+  request: number;
+  /** The next request. */
+  idle: number;
+  /** How often these are looked after. */
+  interval: number;
+}
+
+const defaultDeadlines: Deadlines = {
+  head: REQUEST_HEADER_MS_MAX,
+  // The routes give up on a body before, and in the API's own shape.
+  request: REQUEST_MS_MAX,
+  idle: KEEP_ALIVE_MS_MAX,
+  interval: CONNECTION_CHECK_INTERVAL_MS,
+};
 
 export interface Server {
   /** Where a client on this machine reaches the server, without a slash at its end. */
   url: string;
   port: number;
+  /** Takes no more connections; resolves when all requests under way have their answers. */
+  finish(): Promise<void>;
   /** Takes no more connections and ends those that are open, which aborts what they wait for. */
   close(): Promise<void>;
 }
 
-interface Listener {
-  port: number;
-  close(): Promise<void>;
-}
-
-/** Serves `app`. Rejects with `SetupError` if the address cannot be had. */
-export async function listen(app: FetchHandler, { host, port }: ListenOptions): Promise<Server> {
+/**
+ * Serves `app`. Rejects with `SetupError` if the address cannot be had.
+ *
+ * Through node:http on both runtimes: it has deadlines for headers and bodies, which `Bun.serve` (1.4.5) has not, and
+ * it notices a client that leaves before the first byte of its answer, which `Deno.serve` (2.9.5) does not if the
+ * request's body came in a packet of its own.
+ */
+export async function listen(app: FetchHandler, { host, port, deadlines }: ListenOptions): Promise<Server> {
   try {
-    const listener =
-      "Deno" in globalThis ? await listenOnNode(app, { host, port }) : listenOnBun(app, { host, port });
-    return { ...listener, url: `http://${reachableHost(host)}:${listener.port}` };
+    const server = toServer(app, { ...defaultDeadlines, ...deadlines });
+    const taken = await open(server, host, port);
+    return { port: taken, url: `http://${reachableHost(host)}:${taken}`, ...endings(server) };
   } catch (error) {
     throw new SetupError(`Cannot listen on ${quote(host)} port ${port}: ${adviceFor(error)}`, {
       cause: error,
@@ -41,42 +75,48 @@ export async function listen(app: FetchHandler, { host, port }: ListenOptions): 
   }
 }
 
-function listenOnBun(app: FetchHandler, { host, port }: ListenOptions): Listener {
-  const server = Bun.serve({
-    hostname: host,
-    port,
+function toServer(app: FetchHandler, { head, request, idle, interval }: Deadlines): HttpServer {
+  const server = createAdaptorServer({
     fetch: (request) => app.fetch(request),
-    // The default of 10 s ends streams that are silent and answers that take their time.
-    idleTimeout: 0,
-    // The routes count the body themselves, and answer in the API's own shape.
-    maxRequestBodySize: Number.MAX_SAFE_INTEGER,
-    development: false,
-    // Else Bun's production mode shares a port in use with whoever has it, in silence.
-    reusePort: false,
+    overrideGlobalObjects: false,
+    serverOptions: {
+      maxHeaderSize: REQUEST_HEADER_BYTES_MAX,
+      headersTimeout: head,
+      requestTimeout: request,
+      keepAliveTimeout: idle,
+      connectionsCheckingInterval: interval,
+    },
   });
-  return { port: server.port ?? port, close: () => server.stop(true) };
+  return server as HttpServer;
 }
 
-/**
- * For Deno, through its node:http: `Deno.serve` (2.9.5) does not notice a client that leaves before the first byte of
- * its answer if the request's body came in a packet of its own, and the generation would go on.
- */
-async function listenOnNode(app: FetchHandler, { host, port }: ListenOptions): Promise<Listener> {
-  const { serve } = await import("@hono/node-server");
+function open(server: HttpServer, host: string, port: number): Promise<number> {
   return new Promise((resolve, reject) => {
-    const options = { fetch: (request: Request) => app.fetch(request), hostname: host, port };
-    const server = serve({ ...options, overrideGlobalObjects: false }, (address) => {
-      resolve({ port: address.port, close: () => end(server as HttpServer) });
-    });
-    server.on("error", reject);
+    server.once("error", reject);
+    server.listen(port, host, () => resolve((server.address() as AddressInfo).port));
   });
 }
 
-function end(server: HttpServer): Promise<void> {
-  return new Promise((resolve) => {
-    server.close(() => resolve());
+function endings(server: HttpServer): Pick<Server, "finish" | "close"> {
+  let finishing: Promise<void> | undefined;
+  const finish = () => {
+    finishing ??= new Promise<void>((resolve) => {
+      // Connections whose answer has left become idle one by one.
+      const timer = setInterval(() => server.closeIdleConnections(), IDLE_CHECK_INTERVAL_MS);
+      server.close(() => {
+        clearInterval(timer);
+        resolve();
+      });
+      server.closeIdleConnections();
+    });
+    return finishing;
+  };
+  const close = () => {
+    const finished = finish();
     server.closeAllConnections();
-  });
+    return finished;
+  };
+  return { finish, close };
 }
 
 function reachableHost(host: string): string {

@@ -1,12 +1,25 @@
 /** What the routes need from outside. Clock and randomness come from the composition root, so tests can fix them. */
-import type { EngineClient, ToolCallStyle } from "../engine/client.ts";
+import type { EngineClient, FinishReason, ToolCallStyle } from "../engine/client.ts";
 import type { StartTimer } from "./sse.ts";
 
 export type LogEntry =
   /** `status` was sent after `durationMs`; a stream goes on after that. */
   | { type: "request"; requestId: string; method: string; path: string; status: number; durationMs: number }
   /** A failure of the server's, of which the client learns no more than that there was one. */
-  | { type: "error"; requestId: string; error: unknown };
+  | { type: "error"; requestId: string; error: unknown }
+  /** An answer of a generation (`id`, as in the response) that has ended by itself. */
+  | {
+      type: "answer";
+      id: string;
+      reason: FinishReason;
+      promptTokens: number;
+      completionTokens: number;
+      /** Null for one without tokens. */
+      firstTokenMs: number | null;
+      durationMs: number;
+    }
+  /** What a generation was asked; only where that is wished. */
+  | { type: "prompt"; id: string; text: string };
 
 /** How the server takes conversations; all of it is the operator's to say. */
 export interface ChatSettings {

@@ -123,7 +123,7 @@ describe("serve", () => {
   let curl: string;
 
   beforeAll(async () => {
-    child = start("serve", "--port", "0", "--served-model-name", "mine");
+    child = start("serve", "--port", "0", "--served-model-name", "mine", "--drain-timeout", "0");
     end = ended(child);
     curl = await curlLine(child);
   });
@@ -137,7 +137,7 @@ describe("serve", () => {
     expect(answer.choices[0].message.content).toBe("Où est la gare ?");
   });
 
-  test("SIGTERM ends it in order, in the midst of an answer too", async () => {
+  test("SIGTERM ends it in order; an answer that takes longer than it may ends with an error", async () => {
     const url = /http:\/\/[^ ]+/.exec(curl)![0].replace("chat/completions", "completions");
     const body = { prompt: "x", max_tokens: 500, temperature: 100, seed: 5, stream: true };
     const headers = { "content-type": "application/json" };
@@ -146,11 +146,66 @@ describe("serve", () => {
     expect((await reader.read()).done).toBe(false);
     // Not `child.kill`: for Deno, that alone means that a signal ended the child.
     process.kill(child.pid!, "SIGTERM");
-    await drained(reader);
+    const rest = await drained(reader);
+    expect(rest).toMatch(/data: \{"error":\{.*"code":"shutting_down"\}\}\n\ndata: \[DONE\]\n\n$/);
     const { code, out, err } = await end;
     expect([code, out]).toEqual([0, ""]);
-    expect(err).toMatch(/^Device: .*\n(KV cache: .+\n)*Prelude serves mine at .*\nTry: curl .*\nStopping\n$/);
+    const requestLines = String.raw`(\d\d:\d\d:.* INFO  (request|answer) .*\n)*`;
+    const startLines = String.raw`Device: .*\n(KV cache: .+\n)*Prelude serves mine at .*\nTry: curl .*\n`;
+    expect(err).toMatch(new RegExp(`^${startLines}${requestLines}Stopping\n${requestLines}$`));
   });
+
+  test("a second signal ends it at once", async () => {
+    const other = start("serve", "--port", "0");
+    const otherEnd = ended(other);
+    const url = /http:\/\/[^ ]+/.exec(await curlLine(other))![0].replace("chat/completions", "completions");
+    const body = JSON.stringify({ prompt: "x", max_tokens: 500, temperature: 100, seed: 5, stream: true });
+    const headers = { "content-type": "application/json" };
+    const response = await fetch(url, { method: "POST", headers, body });
+    const reader = response.body!.getReader();
+    await reader.read();
+    const isStopping = said(other, /^Stopping$/m);
+    process.kill(other.pid!, "SIGTERM");
+    await isStopping;
+    process.kill(other.pid!, "SIGINT");
+    // Whatever is left of the answer is lost.
+    await drained(reader).catch((error: unknown) => expect(error).toBeInstanceOf(Error));
+    expect((await otherEnd).code).toBe("SIGINT");
+  });
+
+  test("asked to wait while it loads, and stopped then, it ends in order", async () => {
+    const holder = createServer().listen(0, "127.0.0.1");
+    await once(holder, "listening");
+    const { port } = holder.address() as { port: number };
+    await new Promise((resolve) => holder.close(resolve));
+    const other = start("serve", "--port", String(port));
+    const otherEnd = ended(other);
+    const health = await firstAnswer(`http://127.0.0.1:${port}/health`);
+    expect([health.status, health.headers.get("retry-after")]).toEqual([503, "5"]);
+    process.kill(other.pid!, "SIGTERM");
+    const { code, err } = await otherEnd;
+    expect(code).toBe(0);
+    expect(err).toMatch(/^Stopping$/m);
+  });
+
+  /** What is answered first at an address where nobody listens yet. */
+  async function firstAnswer(url: string): Promise<Response> {
+    for (;;) {
+      const response = await fetch(url).catch(() => null);
+      if (response) return response;
+    }
+  }
+
+  /** Resolves when the command has said this. */
+  function said(child: ChildProcess, expected: RegExp): Promise<void> {
+    let text = "";
+    return new Promise((resolve) => {
+      child.stderr!.on("data", (piece: string) => {
+        text += piece;
+        if (expected.test(text)) resolve();
+      });
+    });
+  }
 
   /** The command that `serve` prints once it listens. */
   function curlLine(child: ChildProcess): Promise<string> {
@@ -174,12 +229,13 @@ describe("serve", () => {
     return (await fetch(url, { method: "POST", headers, body: data })).text();
   }
 
-  /** The rest of a body, which may end in a broken connection. */
-  async function drained(reader: ReadableStreamDefaultReader<Uint8Array>): Promise<void> {
-    try {
-      while (!(await reader.read()).done);
-    } catch (error) {
-      expect(error).toBeInstanceOf(Error);
+  /** The rest of a body. */
+  async function drained(reader: ReadableStreamDefaultReader<Uint8Array>): Promise<string> {
+    const decoder = new TextDecoder();
+    let text = "";
+    for (let part = await reader.read(); !part.done; part = await reader.read()) {
+      text += decoder.decode(part.value, { stream: true });
     }
+    return text;
   }
 });

@@ -1,6 +1,6 @@
 import { describe, expect, test } from "bun:test";
 import { JSON_DEPTH_MAX, REQUEST_BODY_BYTES_MAX } from "../../src/limits.ts";
-import { chat, completions, type ErrorJson, hello, setUp } from "./support.ts";
+import { chat, completions, type ErrorJson, hello, setUp, until } from "./support.ts";
 
 /** Everything refused here must be refused before the engine hears of it. */
 async function refusal(path: string, init: RequestInit): Promise<{ status: number; message: string }> {
@@ -150,4 +150,26 @@ describe("size", () => {
     const init = { headers: json, body: broken, duplex: "half" } as RequestInit;
     expect((await refusal(completions, init)).status).toBe(400);
   });
+});
+
+test("a body that does not come to its end in time is a 408, and the connection ends with it", async () => {
+  const { app, timers, engine } = setUp();
+  let cancelled = false;
+  const slow = new ReadableStream<Uint8Array>({
+    start: (controller) => controller.enqueue(new TextEncoder().encode('{"prompt":')),
+    cancel: () => {
+      cancelled = true;
+    },
+  });
+  const init = { method: "POST", headers: json, body: slow, duplex: "half" } as RequestInit;
+  const answer = app.request(completions, init);
+  await until(() => timers.count > 0);
+  timers.fireAll();
+  const response = await answer;
+  expect([response.status, response.headers.get("connection")]).toEqual([408, "close"]);
+  expect(((await response.json()) as ErrorJson).error).toMatchObject({
+    type: "timeout_error",
+    code: "request_timeout",
+  });
+  expect([cancelled, timers.count, engine.submissions]).toEqual([true, 0, []]);
 });

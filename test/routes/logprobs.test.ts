@@ -152,6 +152,7 @@ describe("names of tokens", () => {
     const engine: EngineClient = {
       model: new ScriptedClient().model,
       text,
+      adapter: "none",
       healthy: true,
       stats: () => Promise.resolve(idleStats),
       close: () => Promise.resolve(),

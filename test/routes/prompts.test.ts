@@ -112,7 +112,7 @@ describe("several prompts", () => {
     };
     const set = setUp(engine(refuseLast));
     expect((await set.post(completions, { prompt, stream })).status).toBe(429);
-    expect(set.engine.submissions.map(({ signal }) => signal.aborted)).toEqual([true, true, true]);
+    expect(set.engine.submissions.slice(0, 2).map(({ signal }) => signal.aborted)).toEqual([true, true]);
   });
 
   test("one that fails on its way ends the others, and is told once", async () => {
@@ -125,7 +125,7 @@ describe("several prompts", () => {
     const chunks = await chunksOf(await set.post(completions, { prompt, stream: true }));
     expect(chunks.at(-1)).toMatchObject({ error: { code: "internal_error" } });
     expect(chunks.length).toBe(4);
-    expect(set.engine.submissions.map(({ signal }) => signal.aborted)).toEqual([true, true, true]);
+    expect(set.engine.submissions.slice(0, 2).map(({ signal }) => signal.aborted)).toEqual([true, true]);
     expect(set.log.filter(({ type }) => type === "error").length).toBe(1);
   });
 
@@ -322,6 +322,7 @@ describe("request_id", () => {
       expect(response.headers.get("x-request-id")).toBe("mine");
     }
     expect(new Set(set.engine.submissions.map(({ request }) => request.id)).size).toBe(3);
-    expect(set.log.map(({ requestId }) => requestId)).toEqual(["mine", "mine", "mine"]);
+    const requests = set.log.filter((entry) => entry.type === "request");
+    expect(requests.map(({ requestId }) => requestId)).toEqual(["mine", "mine", "mine"]);
   });
 });

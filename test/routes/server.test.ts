@@ -1,17 +1,17 @@
 import { afterEach, describe, expect, test } from "bun:test";
 import { connect } from "node:net";
 import { SetupError } from "../../src/engine/errors.ts";
-import { REQUEST_BODY_BYTES_MAX } from "../../src/limits.ts";
-import { listen, type Server } from "../../src/routes/server.ts";
+import { REQUEST_BODY_BYTES_MAX, REQUEST_HEADER_BYTES_MAX } from "../../src/limits.ts";
+import { type Deadlines, listen, type Server } from "../../src/routes/server.ts";
 import { aborted, say, sayThenWait, ScriptedClient } from "../support/scripted-client.ts";
 import { chat, type ErrorJson, hello, setUp, until } from "./support.ts";
 
 const open: Server[] = [];
 
 /** A server on a free port of this machine; it is closed after the test. */
-async function serve(engine = new ScriptedClient()) {
+async function serve(engine = new ScriptedClient(), deadlines: Partial<Deadlines> = {}) {
   const set = setUp(engine);
-  const server = await listen(set.app, { host: "127.0.0.1", port: 0 });
+  const server = await listen(set.app, { host: "127.0.0.1", port: 0, deadlines });
   open.push(server);
   const post = (body: unknown, signal?: AbortSignal): Promise<Response> =>
     fetch(server.url + chat, {
@@ -154,6 +154,79 @@ describe("a connection", () => {
     expect(((await response.json()) as ErrorJson).error.type).toBe("invalid_request_error");
   });
 });
+
+describe("a connection that does not send what it should", () => {
+  // Everything is late at once; that it is not closed at once is no concern of these tests.
+  const soon = { head: 50, request: 100, idle: 50, interval: 20 };
+  const head = `POST ${chat} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n`;
+
+  test.each([
+    ["nothing at all", "", /^(HTTP\/1.1 408 .*)?$/s],
+    ["a part of a head", head, /^HTTP\/1.1 408 /],
+    ["a part of a body", `${head}content-length: 99\r\n\r\n{"model":`, /^HTTP\/1.1 (408|400) /],
+  ])("is closed after %s", async (_name, sent, expected) => {
+    const { server, engine, post } = await serve(new ScriptedClient(), soon);
+    expect(await untilClosed(server.port, sent)).toMatch(expected);
+    expect((await post(hello)).status).toBe(200);
+    expect(engine.submissions.length).toBe(1);
+  });
+
+  test("is closed when it has had its answer and asks no more", async () => {
+    const { server } = await serve(new ScriptedClient(), soon);
+    const answer = await untilClosed(server.port, "GET /health HTTP/1.1\r\nhost: x\r\n\r\n");
+    expect(answer).toContain("HTTP/1.1 200");
+  });
+
+  test("has as long as it likes for reading its answer", async () => {
+    const gate = Promise.withResolvers<undefined>();
+    const engine = new ScriptedClient(async function* (request, signal) {
+      await gate.promise;
+      yield* say("late")(request, signal);
+    });
+    const { post, server } = await serve(engine, soon);
+    const response = post(hello);
+    await until(() => engine.submissions.length > 0);
+    // Another connection, which is closed by the deadlines that do not hold for this one.
+    await untilClosed(server.port, head);
+    gate.resolve(undefined);
+    expect(await (await response).text()).toContain("late");
+  });
+
+  test("a head over the limit is refused", async () => {
+    const { server } = await serve();
+    const long = `${head}x-long: ${"a".repeat(REQUEST_HEADER_BYTES_MAX)}\r\n\r\n`;
+    expect(await untilClosed(server.port, long)).toMatch(/^HTTP\/1.1 431 /);
+  });
+});
+
+describe("finish", () => {
+  test("waits for the answers under way, and for no idle connection", async () => {
+    const gate = Promise.withResolvers<undefined>();
+    const engine = new ScriptedClient(async function* (request, signal) {
+      await gate.promise;
+      yield* say("late")(request, signal);
+    });
+    const { post, server } = await serve(engine);
+    await (await fetch(`${server.url}/health`)).text();
+    const response = post(hello);
+    await until(() => engine.submissions.length > 0);
+    const finished = server.finish();
+    gate.resolve(undefined);
+    expect(await (await response).text()).toContain("late");
+    await finished;
+  });
+});
+
+/** What a bare socket is answered, until the server closes it. */
+function untilClosed(port: number, text: string): Promise<string> {
+  return new Promise((resolve) => {
+    let answer = "";
+    const socket = connect(port, "127.0.0.1", () => socket.write(text));
+    socket.on("data", (data) => (answer += data.toString()));
+    socket.on("error", () => {}); // "close" follows
+    socket.on("close", () => resolve(answer));
+  });
+}
 
 /** Sends a chunked body over a bare socket, since fetch would give up on an early answer. Returns that answer. */
 function rawChunkedPost(port: number, body: { chunkBytes: number; chunkCount: number }): Promise<string> {

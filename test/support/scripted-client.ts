@@ -48,12 +48,14 @@ export const idleStats: EngineStats = {
   prefixCache: { queryTokens: 0, hitTokens: 0 },
   steps: 0,
   recentSteps: [],
+  queueTimes: { secondsMax: [1, 10], counts: [0, 0, 0], sumSeconds: 0 },
   kernels: null,
 };
 
 export class ScriptedClient implements EngineClient {
   readonly model: ModelCard;
   text = text;
+  readonly adapter = "a script";
   healthy = true;
   engineStats = idleStats;
   /** Everything submitted, in order. */

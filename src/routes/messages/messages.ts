@@ -40,10 +40,9 @@ function messagesFormat(requestId: string): SseFormat {
 
 /** How many tokens a prompt has; it may be longer than the context. */
 export function countTokens(services: Services): (c: Context<AppEnv>) => Promise<Response> {
-  const { engine } = services;
   return async (c) => {
-    const asked = validate(countParameters, await readJson(c.req.raw));
-    if (asked.model !== undefined) checkModel(asked.model, engine.model);
+    const asked = validate(countParameters, await readJson(c.req.raw, services.startTimer));
+    if (asked.model !== undefined) checkModel(asked.model, services.engine.model);
     return c.json({ input_tokens: toPrompt(services, toConversation(asked)).promptIds.length });
   };
 }
