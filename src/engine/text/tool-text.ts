@@ -23,7 +23,8 @@ export function toolsAsText(
 
 function listed(tools: readonly ToolDefinition[]): string {
   const lines = tools.map(({ name, description, parameters }) =>
-    JSON.stringify({ name, description, parameters }),
+    // Which draft of JSON Schema it is costs tokens and tells a model nothing.
+    JSON.stringify({ name, description, parameters: parameters && { ...parameters, $schema: undefined } }),
   );
   return [
     "You can call these tools:",

@@ -1,13 +1,14 @@
 /** How the answers to a conversation are written, as far as it matters for reading them. */
 import type { Services } from "../services.ts";
 import type { Conversation } from "./conversation.ts";
-import type { ToolCallParser } from "./tool-calls/format.ts";
+import type { ToolCallFormat, ToolCallParser } from "./tool-calls/format.ts";
 import { toolCallFormats } from "./tool-calls/registry.ts";
 
 export interface AnswerFormat {
   newId: () => string;
   /** Left out: the model does not think, and `<think>` is text. */
   reasoning?: ReasoningFormat;
+  toolCalls: ToolCallFormat;
   /** Left out: there are no calls, and what looks like one is text. */
   newParser?: () => ToolCallParser;
   /** Calls of an answer; further ones are left out. */
@@ -31,13 +32,15 @@ export function answerFormat(
 ): AnswerFormat {
   const shown = engine.text.chatFormat(template?.chatTemplate);
   const style = chat.toolCallParser === "auto" ? shown.toolCalls : chat.toolCallParser;
+  const toolCalls = toolCallFormats[style];
   const thinks = chat.reasoningParser === "auto" ? shown.thinks : chat.reasoningParser === "think";
   const promptEnd = engine.text.decode(promptIds.slice(-OPENING_TOKENS_MAX)).trimEnd();
   const names = new Set(tools.map(({ name }) => name));
   return {
     newId,
     reasoning: thinks ? { isOpened: promptEnd.endsWith("<think>"), isIncluded: includeReasoning } : undefined,
-    newParser: toolChoice === "none" ? undefined : () => toolCallFormats[style].newParser(names),
+    toolCalls,
+    newParser: toolChoice === "none" ? undefined : () => toolCalls.newParser(names),
     callsMax: parallelToolCalls ? Infinity : 1,
   };
 }

@@ -4,7 +4,13 @@
  * A dialect (`/v1/chat/completions` and its like) turns its body into a `Conversation` and these events into its own
  * objects. Templates, tool calls and reasoning are settled here; wire formats are not known here.
  */
-import type { ChatMessage, ChatTemplateOptions, FinishReason, ToolDefinition } from "../../engine/client.ts";
+import type {
+  ChatMessage,
+  ChatTemplateOptions,
+  FinishReason,
+  Grammar,
+  ToolDefinition,
+} from "../../engine/client.ts";
 import { type Generation, type StartedPrompt, startGeneration } from "../generation.ts";
 import { type Prompt, toGenerationRequest } from "../generation-request.ts";
 import type { CommonParameters } from "../parameters.ts";
@@ -13,6 +19,7 @@ import type { NamedLogprobs } from "../token-names.ts";
 import type { TokenTally } from "../token-tally.ts";
 import { AnswerReader } from "./answer-reader.ts";
 import { type AnswerFormat, answerFormat } from "./answer-format.ts";
+import { answerGrammar } from "./answer-grammar.ts";
 
 /** Whether the model may, must or must not call a tool; by name: it must call that one. */
 export type ToolChoice = "none" | "auto" | "required" | { name: string };
@@ -70,6 +77,8 @@ export interface ConversationOptions {
   parameters: CommonParameters;
   /** How many likely tokens to list beside each chosen one; undefined for no log-probabilities. */
   topLogprobs: number | undefined;
+  /** What the text of an answer must match; calls and thoughts need not. */
+  grammar?: Grammar;
 }
 
 /** The assistant's answers to a conversation, which are under way. */
@@ -93,8 +102,9 @@ export async function startConversation(
 ): Promise<AssistantAnswers> {
   const { engine } = services;
   const prompt = toPrompt(services, conversation);
-  const request = toGenerationRequest(services, prompt, { ...options, maxTokensDefault: Infinity });
   const format = answerFormat(services, conversation, prompt.promptIds);
+  const grammar = answerGrammar(conversation, format, options.grammar);
+  const request = toGenerationRequest(services, prompt, { ...options, maxTokensDefault: Infinity, grammar });
   const generation = await startGeneration(engine, request, signal);
   const { choiceCount, tally } = generation;
   const [started] = generation.prompts;

@@ -41,8 +41,5 @@ export function checkTools({ tools, toolChoice }: GivenTools): {
   if (typeof toolChoice === "object" && !names.has(toolChoice.name)) {
     throw refusal("tool_choice", `expected the name of one of the tools, got ${quote(toolChoice.name)}`);
   }
-  if (toolChoice === "required" || typeof toolChoice === "object") {
-    throw refusal("tool_choice", 'expected "none" or "auto", as nothing else is supported');
-  }
   return { tools, toolChoice: toolChoice ?? "auto" };
 }

@@ -42,6 +42,10 @@ const weather: ToolDefinition = {
   description: "of a city",
   parameters: { type: "object", properties: { city: { type: "string" } } },
 };
+const drafted = {
+  ...weather,
+  parameters: { ...weather.parameters, $schema: "http://json-schema.org/draft-07/schema#" },
+};
 
 describe("a template that knows tools", () => {
   test("gets them, calls and results in transformers' shapes", () => {
@@ -93,7 +97,7 @@ describe("a template that knows no tools", () => {
 
   test("has them in a system message", () => {
     expect(render([question], [weather])).toBe(`[system|${list}][user|Paris?]`);
-    expect(render([system, question], [weather])).toBe(`[system|Be brief.\n\n${list}][user|Paris?]`);
+    expect(render([system, question], [drafted])).toBe(`[system|Be brief.\n\n${list}][user|Paris?]`);
   });
 
   test("has calls and results as text, and results in a row as one turn", () => {
