@@ -1,5 +1,6 @@
 /** What bench/kernels.ts measures. To add a kernel, write a file of its cases and name it here. */
 import { attentionCases } from "./attention-cases.ts";
+import { decodeCases } from "./decode-cases.ts";
 import type { KernelCase } from "./kernel-case.ts";
 import { linearCases } from "./linear-cases.ts";
 import { matrixCases } from "./matrix-cases.ts";
@@ -10,4 +11,5 @@ export const kernelCases: readonly KernelCase[] = [
   ...matrixCases,
   ...attentionCases,
   ...rowCases,
+  ...decodeCases,
 ];

@@ -2,8 +2,8 @@
 //
 // For few queries, each on its own, on a GPU with subgroups of KEY_LANES lanes or more. A workgroup has a share (split) of a
 // query's keys, and HEADS query heads that share their kv head, so that keys and values are loaded once for them. KEY_LANES
-// lanes have a key at a time, KEYS keys in flight; each such team keeps a running maximum, sum and weighted mean, folded in
-// workgroup memory at the end. A query takes as many splits as it has multiples of split_keys keys, at most all; what is left
+// lanes have a key at a time, KEYS keys in flight; each such team keeps a running maximum, sum and weighted mean, folded
+// within subgroups and then in workgroup memory at the end. A query takes as many splits as it has multiples of split_keys keys, at most all; what is left
 // over writes nothing. With PARTIAL a share leaves its values relative to its maximum, then [maximum, sum of weights, number of
 // splits taken, 0]; combine-linear and attention-combine add them up. Otherwise there is one split, which finishes the result
 // and applies the gate. Bound by the latency of the cache for one query, by its bandwidth for many.
@@ -15,7 +15,8 @@ const HEADS: u32 = 1;
 const HEAD_EIGHTHS: u32 = 16; // head_dim / 8
 const KEY_LANES: u32 = 4;     // a power of two
 const KEYS: u32 = 2;
-const LANES: u32 = 64;        // a multiple of KEY_LANES
+const LANES: u32 = 64;        // a multiple of the subgroup's size
+const SUBGROUPS: u32 = 16;    // most of a workgroup
 const LOWEST: f32 = -3e38;
 struct Params {
   tokens: u32, heads: u32, kv_heads: u32, q_row: u32, q_offset: u32, gate_offset: u32, block_size: u32,
@@ -32,9 +33,9 @@ struct Params {
 const TEAMS: u32 = LANES / KEY_LANES;
 const SHARE: u32 = (HEAD_EIGHTHS + KEY_LANES - 1) / KEY_LANES; // eighths of a lane
 const SLICE: u32 = 2 * HEAD_EIGHTHS; // vec4f of a head
-var<workgroup> mosts: array<f32, HEADS * TEAMS>;
-var<workgroup> weights: array<f32, HEADS * TEAMS>;
-var<workgroup> values: array<vec4f, TEAMS * SLICE>; // of one head: [team, slice]
+var<workgroup> mosts: array<f32, HEADS * SUBGROUPS>;
+var<workgroup> weights: array<f32, HEADS * SUBGROUPS>;
+var<workgroup> values: array<vec4f, SUBGROUPS * SLICE>; // of one head: [subgroup, slice]
 
 /// Eight consecutive elements.
 struct Eight { a: vec4f, b: vec4f }
@@ -100,10 +101,27 @@ fn row_of(key: u32, table: u32, kv_head: u32) -> u32 {
 }
 
 @compute @workgroup_size(LANES)
-fn main(@builtin(workgroup_id) place: vec3u, @builtin(local_invocation_id) local: vec3u) {
+fn main(
+  @builtin(workgroup_id) place: vec3u,
+  @builtin(local_invocation_id) local: vec3u,
+  @builtin(subgroup_invocation_id) lane: u32,
+  @builtin(subgroup_size) size: u32,
+) {
   let head = place.x * HEADS;
   let token = place.y;
   let split = place.z;
+  let team = local.x / KEY_LANES;
+  let subgroup = local.x / size;
+  let part = local.x % KEY_LANES; // has eighths part, part + KEY_LANES, ...
+  var query: array<Eight, HEADS * SHARE>;
+  for (var h = 0u; h < HEADS; h++) {
+    for (var e = 0u; e < SHARE; e++) {
+      let eighth = part + e * KEY_LANES;
+      let at = (token * params.q_row + params.q_offset) / 4 + (head + h) * SLICE + 2 * min(eighth, HEAD_EIGHTHS - 1);
+      let factor = select(0.0, params.scale, eighth < HEAD_EIGHTHS);
+      query[h * SHARE + e] = Eight(q[at] * factor, q[at + 1] * factor);
+    }
+  }
   let info = tokens_meta[token];
   let sequence = sequences[info.z];
   let keys = visible(info.x, sequence.x, sequence.y);
@@ -116,18 +134,6 @@ fn main(@builtin(workgroup_id) place: vec3u, @builtin(local_invocation_id) local
   let table = info.z * params.blocks_per_sequence;
   let kv_head = head / (params.heads / params.kv_heads);
   let to_values = params.block_size * params.kv_heads * HEAD_EIGHTHS;
-  let team = local.x / KEY_LANES;
-  let part = local.x % KEY_LANES; // has eighths part, part + KEY_LANES, ...
-
-  var query: array<Eight, HEADS * SHARE>;
-  for (var h = 0u; h < HEADS; h++) {
-    for (var e = 0u; e < SHARE; e++) {
-      let eighth = part + e * KEY_LANES;
-      let at = (token * params.q_row + params.q_offset) / 4 + (head + h) * SLICE + 2 * min(eighth, HEAD_EIGHTHS - 1);
-      let factor = select(0.0, params.scale, eighth < HEAD_EIGHTHS);
-      query[h * SHARE + e] = Eight(q[at] * factor, q[at + 1] * factor);
-    }
-  }
   var sums: array<Eight, HEADS * SHARE>;
   var weight: array<f32, HEADS>;
   var most: array<f32, HEADS>;
@@ -175,32 +181,52 @@ fn main(@builtin(workgroup_id) place: vec3u, @builtin(local_invocation_id) local
     }
   }
 
-  if (part == 0) {
-    for (var h = 0u; h < HEADS; h++) {
-      mosts[h * TEAMS + team] = most[h];
-      weights[h * TEAMS + team] = weight[h];
+  // The teams of a subgroup, then the subgroups.
+  for (var h = 0u; h < HEADS; h++) {
+    var most_all = most[h];
+    for (var mask = KEY_LANES; mask < size; mask *= 2) { most_all = max(most_all, subgroupShuffleXor(most_all, mask)); }
+    let factor = exp(most[h] - most_all);
+    weight[h] *= factor;
+    for (var e = 0u; e < SHARE; e++) {
+      sums[h * SHARE + e].a *= factor;
+      sums[h * SHARE + e].b *= factor;
+    }
+    for (var mask = KEY_LANES; mask < size; mask *= 2) {
+      weight[h] += subgroupShuffleXor(weight[h], mask);
+      for (var e = 0u; e < SHARE; e++) {
+        sums[h * SHARE + e].a += subgroupShuffleXor(sums[h * SHARE + e].a, mask);
+        sums[h * SHARE + e].b += subgroupShuffleXor(sums[h * SHARE + e].b, mask);
+      }
+    }
+    most[h] = most_all;
+    if (lane == 0) {
+      mosts[h * SUBGROUPS + subgroup] = most_all;
+      weights[h * SUBGROUPS + subgroup] = weight[h];
     }
   }
+  let subgroups = LANES / size;
   for (var h = 0u; h < HEADS; h++) {
     workgroupBarrier();
     var most_all = LOWEST;
-    for (var i = 0u; i < TEAMS; i++) { most_all = max(most_all, mosts[h * TEAMS + i]); }
+    for (var i = 0u; i < subgroups; i++) { most_all = max(most_all, mosts[h * SUBGROUPS + i]); }
     let factor = exp(most[h] - most_all);
     for (var e = 0u; e < SHARE; e++) {
       let eighth = part + e * KEY_LANES;
-      if (eighth < HEAD_EIGHTHS) {
-        values[team * SLICE + 2 * eighth] = sums[h * SHARE + e].a * factor;
-        values[team * SLICE + 2 * eighth + 1] = sums[h * SHARE + e].b * factor;
+      if (lane < KEY_LANES && eighth < HEAD_EIGHTHS) {
+        values[subgroup * SLICE + 2 * eighth] = sums[h * SHARE + e].a * factor;
+        values[subgroup * SLICE + 2 * eighth + 1] = sums[h * SHARE + e].b * factor;
       }
     }
     workgroupBarrier();
     var weight_all = 0.0;
-    for (var i = 0u; i < TEAMS; i++) { weight_all += weights[h * TEAMS + i] * exp(mosts[h * TEAMS + i] - most_all); }
+    for (var i = 0u; i < subgroups; i++) {
+      weight_all += weights[h * SUBGROUPS + i] * exp(mosts[h * SUBGROUPS + i] - most_all);
+    }
     let y_head = token * params.heads + head + h;
     let share_at = (y_head * params.splits + split) * (SLICE + 1);
     for (var c = local.x; c < SLICE; c += LANES) {
       var sum = vec4f();
-      for (var i = 0u; i < TEAMS; i++) { sum += values[i * SLICE + c]; }
+      for (var i = 0u; i < subgroups; i++) { sum += values[i * SLICE + c]; }
       if (PARTIAL == 1) {
         y[share_at + c] = sum;
       } else {

@@ -118,17 +118,22 @@ fn combined(t: u32, quad: u32) -> vec4f {
   let heads = INPUTS / params.head_dim;
   let base = (t * heads + quad / slice) * params.splits * step;
   let c = quad % slice;
-  let taken = u32(shares[base + slice].z);
+  var taken = 1u;
   var most = -3e38;
   var weight = 0.0;
   var sum = vec4f();
   for (var s = 0u; s < taken; s += 4) {
+    // All four are read before it is known how many there are: what nobody wrote counts for nothing.
     var values: array<vec4f, 4>;
     var ends: array<vec4f, 4>;
     for (var i = 0u; i < 4; i++) {
-      let at = base + min(s + i, taken - 1) * step;
+      let at = base + min(s + i, params.splits - 1) * step;
       values[i] = shares[at + c];
       ends[i] = shares[at + slice];
+    }
+    if (s == 0) { taken = u32(ends[0].z); }
+    for (var i = 1u; i < 4; i++) {
+      if (s + i >= taken) { ends[i] = ends[0]; }
     }
     let most_now = max(most, max(max(ends[0].x, ends[1].x), max(ends[2].x, ends[3].x)));
     let keep = exp(most - most_now);
@@ -136,9 +141,11 @@ fn combined(t: u32, quad: u32) -> vec4f {
     weight *= keep;
     sum *= keep;
     for (var i = 0u; i < 4; i++) {
-      let factor = select(0.0, exp(ends[i].x - most), s + i < taken);
-      weight += factor * ends[i].y;
-      sum += factor * values[i];
+      if (s + i < taken) {
+        let factor = exp(ends[i].x - most);
+        weight += factor * ends[i].y;
+        sum += factor * values[i];
+      }
     }
   }
   sum /= weight;

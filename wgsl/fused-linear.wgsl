@@ -33,6 +33,7 @@ struct Params { tokens: u32, inputs: u32, outputs: u32, eps: f32 }
 const LANES: u32 = TEAMS * TEAM_LANES;
 const OUTPUTS: u32 = select(ROWS, ROWS / 2, GATED); // of a team
 const GROUP_OUTPUTS: u32 = TEAMS * OUTPUTS;
+const FINISHES: u32 = (TOKENS * GROUP_OUTPUTS + LANES - 1) / LANES; // outputs of a lane
 const SUMS: u32 = TOKENS * (ROWS + 1); // products [token, row], then squares [token]
 var<workgroup> partial: array<f32, SUBGROUPS * SUMS>; // [subgroup, sum]
 
@@ -139,6 +140,9 @@ fn product(team: u32, t: u32, r: u32, n: u32, size: u32) -> f32 {
   return value;
 }
 
+/// Token and column of an output of the workgroup.
+fn place(first: u32, index: u32) -> vec2u { return vec2u(index / GROUP_OUTPUTS, first + index % GROUP_OUTPUTS); }
+
 @compute @workgroup_size(LANES)
 fn main(
   @builtin(workgroup_id) group: vec3u,
@@ -150,13 +154,14 @@ fn main(
   let first = (group.y * grid.x + group.x) * GROUP_OUTPUTS;
   if (first >= params.outputs) { return; }
 
-  // The output that this lane finishes; what it adds to is read ahead.
-  let out_t = local.x / GROUP_OUTPUTS;
-  let out_n = first + local.x % GROUP_OUTPUTS;
-  let finishes = local.x < TOKENS * GROUP_OUTPUTS && out_t < params.tokens && out_n < params.outputs;
-  let out = out_t * params.outputs + out_n;
-  var before = 0.0;
-  if (ACCUMULATE == 1 && finishes) { before = y[out]; }
+  // What this lane's outputs are added to is read ahead.
+  var before: array<f32, FINISHES>;
+  if (ACCUMULATE == 1) {
+    for (var i = 0u; i < FINISHES; i++) {
+      let at = place(first, i * LANES + local.x);
+      before[i] = y[min(at.x, params.tokens - 1) * params.outputs + min(at.y, params.outputs - 1)];
+    }
+  }
 
   let row = params.inputs / 8;
   let n = first + local.x / TEAM_LANES * OUTPUTS;
@@ -201,11 +206,15 @@ fn main(
     if (lane == 0) { partial[local.x / size * SUMS + s] = sum; }
   }
   workgroupBarrier();
-  if (!finishes) { return; }
-  let team = local.x % GROUP_OUTPUTS / OUTPUTS;
-  let r = local.x % OUTPUTS;
-  var value = product(team, out_t, r, out_n, size);
-  if (GATED) { value = activated(value) * product(team, out_t, OUTPUTS + r, params.outputs + out_n, size); }
-  if (ACCUMULATE == 1) { value += before; }
-  y[out] = value;
+  for (var i = 0u; i < FINISHES; i++) {
+    let index = i * LANES + local.x;
+    let at = place(first, index);
+    if (index >= TOKENS * GROUP_OUTPUTS || at.x >= params.tokens || at.y >= params.outputs) { continue; }
+    let team = index % GROUP_OUTPUTS / OUTPUTS;
+    let r = index % OUTPUTS;
+    var value = product(team, at.x, r, at.y, size);
+    if (GATED) { value = activated(value) * product(team, at.x, OUTPUTS + r, params.outputs + at.y, size); }
+    if (ACCUMULATE == 1) { value += before[i]; }
+    y[at.x * params.outputs + at.y] = value;
+  }
 }

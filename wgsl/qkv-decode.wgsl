@@ -186,23 +186,12 @@ fn main(
   let quads = (params.y_heads + 2 * params.kv_heads) * params.head_dim / 4;
   let row = params.inputs / 8;
 
-  // What this lane finishes: a token of a team's quad. Its position is looked up ahead.
+  // What this lane finishes: a token of a team's quad. What depends on its position is read while products are under way.
   let out_t = local.x / TEAMS;
   let out_index = group.x * TEAMS + local.x % TEAMS;
   let finishes = out_t < min(TOKENS, params.tokens) && out_index < quads;
   let out = quad_of(min(out_index, quads - 1));
-  var cosine = vec2f(1.0);
-  var sine = vec2f();
-  var slot = 0u;
-  if (finishes) {
-    let info = tokens_meta[out_t];
-    slot = info.y;
-    if (out.turns) {
-      let angle = (min(info.x, params.positions - 1) * params.rotary_dim + out.channels.x) / 2;
-      cosine = cos_sin[angle];
-      sine = cos_sin[angle + params.rotary_dim / 4];
-    }
-  }
+  let info = tokens_meta[min(out_t, params.tokens - 1)];
 
   let quad = quad_of(min(group.x * TEAMS + local.x / TEAM_LANES, quads - 1));
   let n = quad.head * params.head_dim + quad.channels;
@@ -239,6 +228,13 @@ fn main(
       }
     }
   }
+  var cosine = vec2f(1.0);
+  var sine = vec2f();
+  if (finishes && out.turns) {
+    let angle = (min(info.x, params.positions - 1) * params.rotary_dim + out.channels.x) / 2;
+    cosine = cos_sin[angle];
+    sine = cos_sin[angle + params.rotary_dim / 4];
+  }
   for (var s = 0u; s < SUMS; s++) {
     let sum = subgroupAdd(sums[s]);
     if (lane == 0) { partial[local.x / size * SUMS + s] = sum; }
@@ -256,10 +252,10 @@ fn main(
     let at = (out_t * params.y_heads + out.head) * params.head_dim;
     y[(at + out.channels.x) / 2] = first;
     y[(at + out.channels.y) / 2] = second;
-  } else if (slot < params.blocks * params.block_size) {
+  } else if (info.y < params.blocks * params.block_size) {
     let part = (out.head - params.y_heads) / params.kv_heads; // 0: keys, 1: values
     let head = (out.head - params.y_heads) % params.kv_heads;
-    let place = (slot / params.block_size * 2 + part) * params.block_size + slot % params.block_size;
+    let place = (info.y / params.block_size * 2 + part) * params.block_size + info.y % params.block_size;
     let at = (place * params.kv_heads + head) * params.head_dim;
     store(at + out.channels.x, first);
     store(at + out.channels.y, second);

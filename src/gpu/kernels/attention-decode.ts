@@ -107,6 +107,7 @@ export function attentionDecode(
       KEY_LANES: String(shape.keyLanes),
       KEYS: String(shape.keys),
       LANES: String(shape.lanes),
+      SUBGROUPS: String(shape.lanes / Math.min(traits.subgroupMinSize, shape.lanes)),
     },
     tensors,
     params: {
@@ -139,9 +140,9 @@ function headsOfGroup(shared: number): number {
 }
 
 function defaultShape(traits: GpuTraits, headDim: number): AttentionDecodeShape {
-  const most = Math.min(traits.subgroupMinSize, 16);
+  const most = Math.min(traits.subgroupMinSize, 8);
   const keyLanes = Math.min(most, 2 ** Math.ceil(Math.log2(headDim / 8)));
-  return { lanes: traits.subgroupMinSize < 8 ? 16 : 128, keyLanes, keys: 2, splitKeys: 64 };
+  return { lanes: traits.subgroupMinSize < 8 ? 16 : 256, keyLanes, keys: 2, splitKeys: 32 };
 }
 
 function check(options: AttentionDecodeOptions, sizes: Readonly<Record<string, number>>): void {

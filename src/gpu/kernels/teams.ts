@@ -24,11 +24,24 @@ interface Product {
   rowsStep: number;
 }
 
+/** Fewer rows than this leave cores of a large GPU without work unless many lanes share a row. */
+const manyRows = 4096;
+
+const groupLanes = 256;
+
 /** What was fastest on an H100 (docs/log.md). */
-export function chooseTeams(traits: GpuTraits, { tokens, inputs, rowsStep }: Product): Teams {
-  const lanes = Math.max(32, traits.subgroupMaxSize);
-  const rows = Math.max(rowsStep, tokens > 4 ? 4 : 2);
-  return { count: 4, lanes, rows, unroll: Math.min(4, groups(inputs / 8, lanes)) };
+export function chooseTeams(traits: GpuTraits, { tokens, rows, inputs, rowsStep }: Product): Teams {
+  const wanted = rows >= manyRows ? 64 : 128;
+  const lanes = Math.max(wanted, traits.subgroupMaxSize);
+  const ofTeam = tokens > 2 ? 4 : rows >= manyRows ? 2 : 1;
+  const loads = groups(inputs / 8, lanes);
+  const unroll = [4, 3, 2].find((count) => loads % count === 0) ?? 1;
+  return {
+    count: Math.max(1, Math.floor(groupLanes / lanes)),
+    lanes,
+    rows: Math.max(rowsStep, ofTeam),
+    unroll: tokens > 2 ? Math.min(unroll, 2) : unroll,
+  };
 }
 
 /** The consts that all files with teams have. */
