@@ -6,7 +6,7 @@ import type { RowEdits } from "./row-edits.ts";
 import { logprobsOf } from "./sampling/logprobs.ts";
 import { allowedMask, noPenalties, Penalties } from "./sampling/penalties.ts";
 import type { SchedulerRequest } from "./scheduler/request.ts";
-import type { Observation } from "./step-plan.ts";
+import type { Observation, PromptOutput } from "./step-plan.ts";
 
 export interface AnswerTokens {
   ids: number[];
@@ -34,6 +34,9 @@ export class ActiveRequest {
   readonly #answers: Answer[];
   readonly #mask: Uint32Array | null;
   readonly #promptLogprobs: TokenLogprobs[] = [];
+  /** Of the final states of the prompt's tokens so far, in float64: a long prompt comes in many parts. */
+  #stateSum: Float64Array | null = null;
+  #observedTokens = 0;
   #cachedTokens: number | null = null;
   #isPromptTold = false;
 
@@ -81,7 +84,7 @@ export class ActiveRequest {
         ...common,
         seed: BigInt.asUintN(64, seed + BigInt(choice)),
       })),
-      promptOutput: sampling.promptLogprobs === undefined ? undefined : "logits",
+      promptOutput: this.#promptOutput,
       needsKnownIds: this.isGuided || this.#answers[0].penalties.needsKnownIds,
       isGuided: this.isGuided,
       deadlineMs: deadlineMs ?? null,
@@ -131,14 +134,40 @@ export class ActiveRequest {
       const row = logits.subarray((at - start) * vocabSize, (at - start + 1) * vocabSize);
       this.#promptLogprobs.push(logprobsOf(row, promptIds[at + 1], sampling.promptLogprobs ?? 0));
     }
+    this.#observedTokens += end - start;
+  }
+
+  /** Takes the sum of the final states of some of the prompt's tokens, f32 [hidden]. */
+  keepStateSum({ start, end }: Observation, sum: Float32Array): void {
+    const total = (this.#stateSum ??= new Float64Array(sum.length));
+    sum.forEach((value, channel) => (total[channel] += value));
+    this.#observedTokens += end - start;
   }
 
   /** What is to be told of the prompt: once, when the first id is known. */
   takePrompt(): PromptResult | null {
     if (this.#isPromptTold) return null;
     this.#isPromptTold = true;
-    const wanted = this.#request.sampling.promptLogprobs !== undefined;
-    return { cachedTokens: this.#cachedTokens ?? 0, ...(wanted ? { logprobs: this.#promptLogprobs } : {}) };
+    const { id, promptIds } = this.#request;
+    const wantedTokens = { none: 0, logits: promptIds.length - 1, states: promptIds.length };
+    const wanted = wantedTokens[this.#promptOutput ?? "none"];
+    if (this.#observedTokens !== wanted)
+      throw new Error(
+        `Cannot tell of request ${id}: expected ${wanted} observed tokens, got ${this.#observedTokens}`,
+      );
+    return {
+      cachedTokens: this.#cachedTokens ?? 0,
+      ...(this.#promptOutput === "logits" && { logprobs: this.#promptLogprobs }),
+      ...(this.#stateSum && {
+        meanState: Float32Array.from(this.#stateSum, (sum) => sum / promptIds.length),
+      }),
+    };
+  }
+
+  get #promptOutput(): PromptOutput | undefined {
+    const { wantsMeanState = false, sampling } = this.#request;
+    if (wantsMeanState) return "states";
+    return sampling.promptLogprobs === undefined ? undefined : "logits";
   }
 
   /** Ids that have become known. */

@@ -4,6 +4,7 @@
  */
 import type { Gpu } from "../gpu/gpu.ts";
 import { sample } from "../gpu/kernels/sample.ts";
+import { sumPool } from "../gpu/kernels/sum-pool.ts";
 import type { Dispatch } from "../gpu/kernel.ts";
 import type { Program, Recorder } from "../gpu/recorder.ts";
 import { rows, rowsFrom, type Tensor } from "../gpu/tensor.ts";
@@ -12,7 +13,7 @@ import { Workspace } from "./layers/workspace.ts";
 import type { DecoderModel } from "./models/model.ts";
 import { RowEditor, type RowEdits } from "./row-edits.ts";
 import { type BatchLimits, StepInputs } from "./step-inputs.ts";
-import { observedRowCount, type Rectangle, rowCount } from "./step-plan.ts";
+import { isPooled, observedRowCount, type Rectangle, rowCount } from "./step-plan.ts";
 
 export interface BatchOptions {
   gpu: Gpu;
@@ -32,14 +33,17 @@ export interface BatchRows {
   sampled?: Tensor;
   /** f32 [rows, vocab], of the prompts that are observed; to be copied, not bound. */
   promptLogits?: Tensor;
+  /** f32 [pools, hidden]: sums of the final states of the prompts that are observed. */
+  stateSums?: Tensor;
   /** Records the changes to the logits, row by row, and the choice of an id from each, if any is to be chosen. */
   sample(edits?: readonly RowEdits[]): void;
 }
 
-/** What recording a batch came to: its dispatches, and the logits that they leave if they reach the end. */
+/** What recording a batch came to: its dispatches, and what they leave if they reach the end and it is wanted. */
 interface Recording {
   dispatches: Dispatch[];
   logits: Tensor | null;
+  stateSums: Tensor | null;
 }
 
 /** Decode batches of this many sizes are kept ready to encode. */
@@ -59,6 +63,7 @@ export class Batch {
   readonly #inputs: StepInputs;
   readonly #workspace: Workspace;
   readonly #rowSpace: Workspace;
+  readonly #poolSpace: Workspace;
   readonly #editor: RowEditor;
 
   constructor(options: BatchOptions) {
@@ -67,6 +72,7 @@ export class Batch {
     this.#inputs = new StepInputs(gpu.device, limits, Math.max(...layerGroups) + 1);
     this.#workspace = new Workspace(gpu.device, limits.tokens);
     this.#rowSpace = new Workspace(gpu.device, limits.rows);
+    this.#poolSpace = new Workspace(gpu.device, limits.sequences);
     this.#editor = new RowEditor(gpu.device, options.recorder);
   }
 
@@ -79,12 +85,14 @@ export class Batch {
     const wanted = { isSampled, rows: rowCount(batch), promptRows: observedRowCount(batch) };
     const step = this.#inputs.write(batch);
     const keysBound = powerOfTwo(Math.max(...batch.map(({ start, tokenIds }) => start + tokenIds.length)));
-    const isDecode = from === 0 && batch.every(({ tokenIds }) => tokenIds.length === 1);
-    const logits = isDecode ? this.#replay(step, keysBound) : null;
-    if (logits) return [this.#rows(step, logits, wanted)];
-    const recording = this.#recordPasses(step, { from, to, keysBound });
-    for (const dispatch of recording.dispatches) this.#options.recorder.add(dispatch);
-    return recording.logits ? [this.#rows(step, recording.logits, wanted)] : [];
+    const isDecode = from === 0 && batch.every(isDecodeStep);
+    const replayed = isDecode ? this.#replay(step, keysBound) : null;
+    if (replayed) return [this.#rows(step, replayed, wanted)];
+    const { dispatches, logits, stateSums } = this.#recordPasses(step, { from, to, keysBound });
+    for (const dispatch of dispatches) this.#options.recorder.add(dispatch);
+    if (!logits && !stateSums) return [];
+    const rows = logits ? this.#rows(step, logits, wanted) : { sample: () => {} };
+    return [{ ...rows, ...(stateSums && { stateSums }) }];
   }
 
   /** Records batches of this many tokens and one sampled row, whatever the inputs hold: for compiling ahead. */
@@ -147,8 +155,17 @@ export class Batch {
     };
     if (from === 0) model.embed(context);
     for (const pass of model.passes.slice(from, to)) pass(context);
-    const isWhole = to === model.passes.length && context.rows > 0;
-    return { logits: isWhole ? model.head(context) : null, dispatches };
+    const isWhole = to === model.passes.length;
+    const stateSums = isWhole && step.pools.shape[0] > 0 ? this.#poolStates(context) : null;
+    return { logits: isWhole && context.rows > 0 ? model.head(context) : null, stateSums, dispatches };
+  }
+
+  #poolStates(context: ForwardContext): Tensor {
+    const { traits, recorder, step } = context;
+    const states = this.#options.model.finalStates(context);
+    const sums = this.#poolSpace.tensor("state-sums", step.pools.shape[0], states.shape[1]);
+    recorder.add(sumPool(traits, { ranges: step.pools, x: states, y: sums }));
+    return sums;
   }
 
   #rows(step: StepTensors, all: Tensor, { isSampled, rows: count, promptRows }: WantedRows): BatchRows {
@@ -168,4 +185,8 @@ export class Batch {
 
 function powerOfTwo(atLeast: number): number {
   return 2 ** Math.ceil(Math.log2(atLeast));
+}
+
+function isDecodeStep(rectangle: Rectangle): boolean {
+  return rectangle.tokenIds.length === 1 && !isPooled(rectangle);
 }

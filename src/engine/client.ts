@@ -81,6 +81,8 @@ export interface GenerationRequest {
   priority?: number;
   /** Requests with different salts share no cached prefix. */
   cacheSalt?: string;
+  /** The mean of the prompt's final states is wanted, which is an embedding of it; not together with `promptLogprobs`. */
+  wantsMeanState?: boolean;
   /** When the request fails unless it has finished, in milliseconds since the epoch. */
   deadlineMs?: number;
 }
@@ -96,6 +98,8 @@ export interface PromptResult {
   cachedTokens: number;
   /** Of each token but the first, if the request asked for them. */
   logprobs?: readonly TokenLogprobs[];
+  /** f32 [hidden]: the mean of all its tokens' final states, those that the head multiplies, if the request asked for it. */
+  meanState?: Float32Array;
 }
 
 /**

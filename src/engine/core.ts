@@ -18,7 +18,8 @@ import type { SchedulerEvent } from "./scheduler/request.ts";
 import type { RowEdits } from "./row-edits.ts";
 import type { EngineStats } from "./stats.ts";
 import { type RequestTally, Tally } from "./tally.ts";
-import { type Observation, observedRows, type Rectangle, type StepPlan } from "./step-plan.ts";
+import { ObservedPrompts } from "./observed-prompts.ts";
+import type { Rectangle, StepPlan } from "./step-plan.ts";
 import type { TraceStep } from "./trace-events.ts";
 import { traceRectangles } from "./trace-plan.ts";
 
@@ -63,19 +64,13 @@ interface SampledRow {
   step: number;
 }
 
-/** A prompt some of whose own logits a step gives. */
-interface ObservedPrompt {
-  request: ActiveRequest;
-  observed: Observation;
-}
-
 /** A step that has been submitted and not read. */
 interface Flight {
   plan: StepPlan;
   result: StepResult;
   /** Requests of its sampled rows, in order. */
   rows: SampledRow[];
-  prompts: ObservedPrompt[];
+  prompts: ObservedPrompts;
   hasLogits: boolean;
   submitMs: number;
   counters: TraceStep["counters"] | null;
@@ -221,18 +216,14 @@ export class EngineCore {
     const { runner, clock, trace } = this.#options;
     const submitMs = clock();
     this.#begin(plan, submitMs);
-    const rows = {
-      main: this.#rowsOf(plan.main),
-      layered: this.#rowsOf(lastLayered(plan, runner.passCount)),
-    };
+    const layered = lastLayered(plan, runner.passCount);
+    const rows = { main: this.#rowsOf(plan.main), layered: this.#rowsOf(layered) };
     const all = [...rows.main, ...rows.layered];
     const hasLogits = all.some(({ request }) => request.wantsLogprobs);
     const edits = { main: rows.main.map(editsOf), layered: rows.layered.map(editsOf) };
     const counters = trace ? this.#counters() : null;
-    const prompts = plan.main.flatMap((rectangle) => this.#observedOf(rectangle));
-    const wanted: Wanted[] = ["sampled"];
-    if (hasLogits) wanted.push("logits");
-    if (prompts.length > 0) wanted.push("promptLogits");
+    const prompts = new ObservedPrompts([...plan.main, ...layered], (id) => this.#requests.get(id)?.active);
+    const wanted: Wanted[] = ["sampled", ...(hasLogits ? (["logits"] as const) : []), ...prompts.wanted];
     const result = runner.run({ ...plan, edits }, ...wanted);
     return { plan, result, rows: all, prompts, hasLogits, submitMs, counters };
   }
@@ -244,12 +235,6 @@ export class EngineCore {
       entry.active.begin(start);
       entry.tally.plan(nowMs);
     }
-  }
-
-  #observedOf(rectangle: Rectangle): ObservedPrompt[] {
-    const { requestId, observed } = rectangle;
-    const request = this.#requests.get(requestId)?.active;
-    return request && observed && observedRows(rectangle) > 0 ? [{ request, observed }] : [];
   }
 
   /** A row for each id that the rectangles sample. */
@@ -267,25 +252,15 @@ export class EngineCore {
     const flight = this.#flights.shift();
     if (!flight) return;
     const { plan, result, rows, prompts, hasLogits } = flight;
-    const [ids, logits, promptLogits] = await Promise.all([
+    const [ids, logits] = await Promise.all([
       result.sampled(),
       hasLogits ? result.logits() : null,
-      prompts.length > 0 ? result.promptLogits() : null,
+      prompts.take(result),
     ]);
     this.#record(flight);
-    if (promptLogits) this.#keepPromptLogits(prompts, promptLogits);
     if (logits)
       rows.forEach(({ request, choice }, row) => request.keepLogprobs(choice, { ids, logits, row }));
     this.#publish(this.#options.scheduler.onSampled(plan.id, ids));
-  }
-
-  #keepPromptLogits(prompts: readonly ObservedPrompt[], logits: Float32Array): void {
-    const { vocabSize } = this.#options;
-    let row = 0;
-    for (const { request, observed } of prompts) {
-      request.keepPromptLogits(observed, logits.subarray(row * vocabSize));
-      row += observed.end - observed.start;
-    }
   }
 
   #publish(events: readonly SchedulerEvent[]): void {

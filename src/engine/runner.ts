@@ -35,6 +35,8 @@ export interface StepResult {
   logits: () => Promise<Float32Array>;
   /** f32 [rows, vocab]: of the prompts of the main batch that are observed, in order. */
   promptLogits: () => Promise<Float32Array>;
+  /** f32 [prompts, hidden]: of those whose states are observed, the main batch's first. */
+  stateSums: () => Promise<Float32Array>;
 }
 
 /** Which results will be read; what is not named is not copied. */
@@ -111,6 +113,7 @@ export class Runner {
     };
     request("logits");
     request("promptLogits");
+    request("stateSums");
     // Logits are read as the model gave them: what changes them goes into a submission of its own.
     if (wanted.includes("logits") && done.some(({ edits }) => edits?.some(isEdit))) this.#recorder.submit();
     for (const { rows, edits } of done) rows.sample(edits);
@@ -121,6 +124,7 @@ export class Runner {
       logits: async () => new Float32Array(await this.#readAll(reads.get("logits"), "logits")),
       promptLogits: async () =>
         new Float32Array(await this.#readAll(reads.get("promptLogits"), "promptLogits")),
+      stateSums: async () => new Float32Array(await this.#readAll(reads.get("stateSums"), "stateSums")),
     };
   }
 

@@ -6,6 +6,7 @@ import { causalMetadata, type MetadataBuilder } from "./layers/attention.ts";
 import type { MetadataKind, StepTensors } from "./layers/context.ts";
 import { neverCausal } from "./layers/prefill-prefix-lm-attention.ts";
 import {
+  isPooled,
   observedRowCount,
   type Rectangle,
   rectangleRows,
@@ -35,6 +36,7 @@ interface Counts {
   tokens: number;
   sequences: number;
   rows: number;
+  pools: number;
 }
 
 export class StepInputs {
@@ -59,28 +61,31 @@ export class StepInputs {
       logitRows: u32("logit-rows", limits.rows),
       settings: u32("sampling-settings", limits.rows, SAMPLE_SETTINGS_WORDS),
       sampled: u32("sampled", limits.rows),
+      pools: u32("pools", sequences, 2),
     };
   }
 
   /** The tensors for a batch, narrowed to its counts. Throws RangeError when it is over a limit. */
   write(batch: readonly Rectangle[]): StepTensors {
     const rowsWanted = rowCount(batch) + observedRowCount(batch);
-    const counts = { tokens: tokenCount(batch), sequences: batch.length, rows: rowsWanted };
+    const pools = batch.filter(isPooled).length;
+    const counts = { tokens: tokenCount(batch), sequences: batch.length, rows: rowsWanted, pools };
     checkCounts(counts, this.limits);
     for (const rectangle of batch) checkTables(rectangle, this.limits);
     this.#writeTokenIds(batch, counts.tokens);
     this.#tensors.groups.forEach((_, group) => this.#writeGroup(batch, group, counts.tokens));
     this.#writeSequences(batch);
+    writeTensor(this.#device, this.#tensors.pools, poolRanges(batch));
     this.#writeRows(batch, counts.rows);
     return this.#narrowed(counts);
   }
 
   /** The tensors for a batch of these sizes, whatever they hold: for compiling ahead. */
   shaped(tokens: number, rowsWanted: number): StepTensors {
-    return this.#narrowed({ tokens, sequences: 1, rows: rowsWanted });
+    return this.#narrowed({ tokens, sequences: 1, rows: rowsWanted, pools: 0 });
   }
 
-  #narrowed({ tokens, sequences, rows: rowsWanted }: Counts): StepTensors {
+  #narrowed({ tokens, sequences, rows: rowsWanted, pools }: Counts): StepTensors {
     const all = this.#tensors;
     return {
       tokenIds: rows(all.tokenIds, tokens),
@@ -96,6 +101,7 @@ export class StepInputs {
       settings: rows(all.settings, rowsWanted),
       // Not narrowed: a token of this step may refer to any row of the step before.
       sampled: all.sampled,
+      pools: rows(all.pools, pools),
     };
   }
 
@@ -176,6 +182,19 @@ function observedTokens(batch: readonly Rectangle[]): number[] {
     first += tokenIds.length;
   }
   return tokens;
+}
+
+/** Of each rectangle whose states are summed up: its first such token in the batch, and how many there are. */
+function poolRanges(batch: readonly Rectangle[]): Uint32Array {
+  const ranges: number[] = [];
+  let first = 0;
+  for (const { observed, start, tokenIds } of batch) {
+    if (observed?.output === "states") {
+      ranges.push(first + observed.start - start, observed.end - observed.start);
+    }
+    first += tokenIds.length;
+  }
+  return Uint32Array.from(ranges);
 }
 
 function checkCounts(counts: Counts, limits: BatchLimits): void {

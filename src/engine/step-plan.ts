@@ -11,8 +11,8 @@ export interface RowSampling {
   step: number;
 }
 
-/** What of a prompt's own tokens may be wanted beside the answers: the logits of each. */
-export type PromptOutput = "logits";
+/** What of a prompt's own tokens may be wanted beside the answers: the logits of each, or the sum of their final states. */
+export type PromptOutput = "logits" | "states";
 
 /** Positions start <= p < end of a prompt whose output a step gives; they are part of the rectangle that runs them. */
 export interface Observation {
@@ -103,6 +103,11 @@ export function rowCount(batch: readonly Rectangle[]): number {
 /** Rows of logits that a rectangle gives of its prompt, beside the others. */
 export function observedRows({ observed }: Rectangle): number {
   return observed?.output === "logits" ? observed.end - observed.start : 0;
+}
+
+/** Whether a rectangle gives the sum of states of its prompt. */
+export function isPooled({ observed }: Rectangle): boolean {
+  return observed?.output === "states";
 }
 
 export function observedRowCount(batch: readonly Rectangle[]): number {

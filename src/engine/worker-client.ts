@@ -308,12 +308,9 @@ export class WorkerEngineClient implements EngineClient {
   }
 }
 
-function toPromptEvent({
-  type,
-  cachedTokens,
-  logprobs,
-}: Extract<Answer, { type: "prompt" }>): GenerationEvent {
-  return { type, cachedTokens, ...(logprobs ? { logprobs } : {}) };
+function toPromptEvent(event: Extract<Answer, { type: "prompt" }>): GenerationEvent {
+  const { type, cachedTokens, logprobs, meanState } = event;
+  return { type, cachedTokens, ...(logprobs && { logprobs }), ...(meanState && { meanState }) };
 }
 
 function queueFull(most: string): QueueFullError {

@@ -102,7 +102,15 @@ type RequestChanges = Partial<Omit<GenerationRequest, "id" | "sampling">> & Part
 
 /** Greedy, three tokens, prompt 1 to 5; request and sampling parameters in one. */
 export function coreRequest(id: string, changes: RequestChanges = {}): GenerationRequest {
-  const { promptIds = [1, 2, 3, 4, 5], prefixLength, priority, cacheSalt, deadlineMs, ...sampling } = changes;
+  const {
+    promptIds = [1, 2, 3, 4, 5],
+    prefixLength,
+    priority,
+    cacheSalt,
+    deadlineMs,
+    wantsMeanState,
+    ...sampling
+  } = changes;
   const greedy = { maxTokens: 3, temperature: 0, topP: 1, topK: 0, minP: 0, seed: 7n, stop: [] };
   return {
     id,
@@ -111,6 +119,7 @@ export function coreRequest(id: string, changes: RequestChanges = {}): Generatio
     priority,
     cacheSalt,
     deadlineMs,
+    wantsMeanState,
     sampling: { ...greedy, ...sampling },
   };
 }

@@ -1,6 +1,6 @@
 /** A runner without a device: keeps every plan, and answers a step when the test says so (or at once). */
 import type { RunnablePlan, Runner, StepResult, Wanted } from "../../src/engine/runner.ts";
-import type { Observation, Rectangle } from "../../src/engine/step-plan.ts";
+import type { Observation, PromptOutput, Rectangle } from "../../src/engine/step-plan.ts";
 
 /** A row that a step samples: the `step`-th id of an answer. */
 export interface FakeRow {
@@ -26,6 +26,8 @@ export interface FakeRunnerOptions {
   logitsOf?: (row: FakeRow) => number[];
   /** Of the token at a position of a prompt that is observed. */
   promptLogitsOf?: (requestId: string, position: number) => number[];
+  /** The final state of the token at a position of a prompt that is observed. */
+  stateOf?: (requestId: string, position: number) => number[];
   /** Called before a step is taken; may throw as a real runner would. */
   onRun?: (plan: RunnablePlan) => void;
 }
@@ -41,7 +43,7 @@ export class FakeRunner implements Pick<Runner, "run" | "passCount"> {
   }
 
   run(plan: RunnablePlan, ...wanted: Wanted[]): StepResult {
-    const { script, logitsOf, promptLogitsOf, onRun } = this.#options;
+    const { script, logitsOf, promptLogitsOf, stateOf, onRun } = this.#options;
     onRun?.(plan);
     const { promise, resolve, reject } = Promise.withResolvers<Uint32Array>();
     promise.catch(() => {}); // a failed step that nobody reads is no fault
@@ -52,7 +54,11 @@ export class FakeRunner implements Pick<Runner, "run" | "passCount"> {
     if (script) answer(...rows.map(script));
     const logits = (row: FakeRow) => logitsOf?.(row) ?? [];
     const promptLogits = ({ requestId, observed }: Rectangle) =>
-      positionsOf(observed).flatMap((position) => promptLogitsOf?.(requestId, position) ?? []);
+      positionsOf(observed, "logits").flatMap((position) => promptLogitsOf?.(requestId, position) ?? []);
+    const stateSum = ({ requestId, observed }: Rectangle) => {
+      const states = positionsOf(observed, "states").map((position) => stateOf?.(requestId, position) ?? [0]);
+      return states.length === 0 ? [] : states[0].map((_, at) => states.reduce((sum, s) => sum + s[at], 0));
+    };
     return {
       sampled: () => {
         if (step.isRead) throw new Error("the ids of a step were read twice");
@@ -60,7 +66,8 @@ export class FakeRunner implements Pick<Runner, "run" | "passCount"> {
         return promise;
       },
       logits: async () => Float32Array.from(rows.flatMap(logits)),
-      promptLogits: async () => Float32Array.from(plan.main.flatMap((rectangle) => promptLogits(rectangle))),
+      promptLogits: async () => Float32Array.from(plan.main.flatMap(promptLogits)),
+      stateSums: async () => Float32Array.from(this.#ending(plan).flatMap(stateSum)),
     };
   }
 
@@ -78,15 +85,20 @@ export class FakeRunner implements Pick<Runner, "run" | "passCount"> {
     return this.steps.filter(({ isRead }) => !isRead).length;
   }
 
-  #rowsOf({ main, layered }: RunnablePlan): FakeRow[] {
-    const last = layered?.to === this.passCount ? [layered.rectangle] : [];
-    return [...main, ...last].flatMap(({ requestId, choice, sampling }) =>
+  /** The rectangles that have run through all passes. */
+  #ending({ main, layered }: RunnablePlan): Rectangle[] {
+    return layered?.to === this.passCount ? [...main, layered.rectangle] : [...main];
+  }
+
+  #rowsOf(plan: RunnablePlan): FakeRow[] {
+    return this.#ending(plan).flatMap(({ requestId, choice, sampling }) =>
       sampling.map(({ step }, index) => ({ requestId, choice: choice + index, step })),
     );
   }
 }
 
-function positionsOf(observed: Observation = { output: "logits", start: 0, end: 0 }): number[] {
+function positionsOf(observed: Observation | undefined, output: PromptOutput): number[] {
+  if (observed?.output !== output) return [];
   return Array.from({ length: observed.end - observed.start }, (_, index) => observed.start + index);
 }
 

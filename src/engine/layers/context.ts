@@ -21,6 +21,8 @@ export interface StepTensors {
   settings: Tensor;
   /** u32 [rows]: ids sampled by this step, and until then by the one before. */
   sampled: Tensor;
+  /** u32 [pools, 2]: first token and count of the tokens whose final states are summed up. */
+  pools: Tensor;
 }
 
 /** What the layers of one KV group, which share a block table, are given. */

@@ -56,6 +56,7 @@ export async function buildHrmText(builder: ModelBuilder): Promise<DecoderModel>
     embed: (context) =>
       embedTokens(context, { table, y: state(context, "H_module", hiddenSize), scale: embeddingScale }),
     passes: runs.flatMap(({ passes }) => passes),
+    finalStates: (context) => state(context, "H_module", hiddenSize),
     head: (context) => {
       const states = gatherRows(context, state(context, "H_module", hiddenSize));
       const logits = context.rowSpace.tensor("logits", context.rows, head.outputs);

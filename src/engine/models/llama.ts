@@ -69,6 +69,11 @@ export async function decoder(
     attentions: blocks.map((block) => block.attention),
     embed: (context) => embedTokens(context, { table, y: stream(context), scale: config.embeddingScale }),
     passes: blocks.map((block) => (context: ForwardContext) => block.forward(context, stream(context))),
+    finalStates: (context) => {
+      const normed = context.workspace.tensor("final-states", context.tokens, config.hiddenSize);
+      finalNorm.forward(context, { x: stream(context), y: normed });
+      return normed;
+    },
     head: (context) => normedHead(context, { states: gatherRows(context, stream(context)), finalNorm, head }),
   };
 }

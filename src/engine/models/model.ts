@@ -14,6 +14,8 @@ export interface DecoderModel {
   /** Token ids to the states that the first pass reads. */
   embed: LayerPass;
   readonly passes: readonly LayerPass[];
+  /** The states of all tokens that `head` multiplies, f32 [tokens, hidden], once the passes have run. */
+  finalStates(context: ForwardContext): Tensor;
   /** States of the wanted rows to logits, f32 [rows, vocab]. */
   head(context: ForwardContext): Tensor;
 }

@@ -80,8 +80,11 @@ export class PlanDraft {
   addLayered(sequence: Sequence, end: number, { from, to }: { from: number; to: number }): void {
     const { computed: start, knownIds } = sequence;
     const isSampled = to === this.#limits.passCount && end === knownIds.length;
-    const rectangle = rectangleOf(sequence, { start, tokenIds: knownIds.slice(start, end) }, isSampled);
-    this.#layered = { rectangle, from, to };
+    const tokens = { start, tokenIds: knownIds.slice(start, end) };
+    const rectangle = rectangleOf(sequence, tokens, isSampled);
+    // There is nothing to see before the last pass.
+    const observation = to === this.#limits.passCount ? observationOf(sequence, tokens) : {};
+    this.#layered = { rectangle: { ...rectangle, ...observation }, from, to };
     this.sequences.add(sequence);
     this.#work += (end - start) * (to - from);
   }
@@ -106,7 +109,7 @@ export class PlanDraft {
 
   /** Returns the rectangle's first row. */
   #addMain(sequence: Sequence, tokens: Pick<Rectangle, "start" | "tokenIds">, isSampled: boolean): number {
-    const rectangle = rectangleOf(sequence, tokens, isSampled);
+    const rectangle = { ...rectangleOf(sequence, tokens, isSampled), ...observationOf(sequence, tokens) };
     const firstRow = this.#rows;
     this.#main.push(rectangle);
     this.sequences.add(sequence);
@@ -133,7 +136,6 @@ function rectangleOf(
     tables: kv.tables.map((table) => [...table]),
     logits: isSampled ? "last" : "none",
     sampling: isSampled ? samplingOf(sequence) : [],
-    ...observationOf(sequence, tokens),
   };
 }
 

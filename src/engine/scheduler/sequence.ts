@@ -81,7 +81,7 @@ export class Sequence {
     const { promptOutput, promptIds } = this.request;
     const start = this.shared.observedEnd;
     // The last token's logits are those of the answer.
-    const end = promptOutput === undefined ? 0 : promptIds.length - 1;
+    const end = { none: 0, logits: promptIds.length - 1, states: promptIds.length }[promptOutput ?? "none"];
     return start < end ? { start, end } : null;
   }
 

@@ -20,6 +20,7 @@ import { rotaryKvSpec } from "./rotary-kv.ts";
 import { rotarySpec } from "./rotary.ts";
 import { sampleSpec } from "./sample.ts";
 import { sigmoidGateSpec } from "./sigmoid-gate.ts";
+import { sumPoolSpec } from "./sum-pool.ts";
 
 export const kernelSpecs: readonly KernelSpec[] = [
   rmsNormSpec,
@@ -39,6 +40,7 @@ export const kernelSpecs: readonly KernelSpec[] = [
   rotaryKvSpec,
   sampleSpec,
   sigmoidGateSpec,
+  sumPoolSpec,
   fusedLinearSpec,
   qkvDecodeSpec,
   attentionDecodeSpec,
