@@ -178,6 +178,26 @@ describe("calls", () => {
   });
 });
 
+describe("a call that must be made", () => {
+  test.each(["required", { type: "function", function: { name: "weather" } }])("%j", async (tool_choice) => {
+    const { engine, encoded } = model(say(call));
+    const { message, finish_reason } = await answer(engine, { ...body, tool_choice });
+    expect([finish_reason, message]).toMatchObject(["tool_calls", { tool_calls: [{}] }]);
+    const { grammar } = engine.submissions[0].request.sampling;
+    expect(grammar).toMatchObject({ type: "structural-tag", param: "tools" });
+    expect(encoded[0].options.tools).toEqual([weather.function]);
+  });
+
+  test("comes behind thoughts that the prompt began", async () => {
+    const { engine } = model(say(`Hm.</think>${call}`), { thinks: true }, "<think>\n");
+    const { message } = await answer(engine, { ...body, tool_choice: "required" });
+    expect(message).toMatchObject({ reasoning: "Hm.", content: null, tool_calls: [{}] });
+    expect(engine.submissions[0].request.sampling.grammar).toMatchObject({
+      tag: { format: { type: "sequence", elements: [{ begin: "", end: "</think>" }, {}, {}] } },
+    });
+  });
+});
+
 describe("what the template is given", () => {
   test("tools, calls, results, thoughts", async () => {
     const { engine, encoded } = model(say("Sunny."));

@@ -4,13 +4,7 @@
  * A dialect (`/v1/chat/completions` and its like) turns its body into a `Conversation` and these events into its own
  * objects. Templates, tool calls and reasoning are settled here; wire formats are not known here.
  */
-import type {
-  ChatMessage,
-  ChatTemplateOptions,
-  FinishReason,
-  Grammar,
-  ToolDefinition,
-} from "../../engine/client.ts";
+import type { ChatMessage, ChatTemplateOptions, FinishReason, ToolDefinition } from "../../engine/client.ts";
 import { type Generation, type StartedPrompt, startGeneration } from "../generation.ts";
 import { type Prompt, toGenerationRequest } from "../generation-request.ts";
 import type { CommonParameters } from "../parameters.ts";
@@ -77,8 +71,6 @@ export interface ConversationOptions {
   parameters: CommonParameters;
   /** How many likely tokens to list beside each chosen one; undefined for no log-probabilities. */
   topLogprobs: number | undefined;
-  /** What the text of an answer must match; calls and thoughts need not. */
-  grammar?: Grammar;
 }
 
 /** The assistant's answers to a conversation, which are under way. */
@@ -103,9 +95,11 @@ export async function startConversation(
   const { engine } = services;
   const prompt = toPrompt(services, conversation);
   const format = answerFormat(services, conversation, prompt.promptIds);
-  const grammar = answerGrammar(conversation, format, options.grammar);
-  const request = toGenerationRequest(services, prompt, { ...options, maxTokensDefault: Infinity, grammar });
-  const generation = await startGeneration(engine, request, signal);
+  const request = toGenerationRequest(services, prompt, { ...options, maxTokensDefault: Infinity });
+  // What the parameters ask of the answer is asked of its text; calls and thoughts are something else.
+  const grammar = answerGrammar(conversation, format, request.sampling.grammar);
+  const sampling = { ...request.sampling, grammar };
+  const generation = await startGeneration(engine, { ...request, sampling }, signal);
   const { choiceCount, tally } = generation;
   const [started] = generation.prompts;
   const events = readAnswers(generation, format);
