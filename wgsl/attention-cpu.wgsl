@@ -7,7 +7,7 @@
 const HEAD_EIGHTHS = 16u; // head_dim / 8; loops take it from params, lest Mesa unroll them and compile for half a minute
 const LOWEST = -3e38;
 override LANES: u32 = 4;
-override FORMAT: u32 = 0; // of kv; 0: f32, 1: bf16, 2: f16
+override FORMAT: u32 = 0; // of kv; 0: f32, 1: bf16, 2: f16, 3: i8
 struct Params {
   tokens: u32, heads: u32, kv_heads: u32, head_dim: u32, q_row: u32, q_offset: u32,
   block_size: u32, blocks_per_sequence: u32, window: u32, scale: f32, soft_cap: f32
@@ -15,20 +15,37 @@ struct Params {
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> q: array<vec4<f32>>;           // [tokens, q_row]
 @group(0) @binding(2) var<storage, read> kv: array<vec4<u32>>;          // [blocks, 2, block_size, kv_channels]
-@group(0) @binding(3) var<storage, read> tokens_meta: array<vec4<u32>>; // [tokens, 4]
-@group(0) @binding(4) var<storage, read> sequences: array<vec4<u32>>;   // [sequences, 4]
-@group(0) @binding(5) var<storage, read> block_tables: array<u32>;      // [sequences, blocks_per_sequence]
-@group(0) @binding(6) var<storage, read_write> y: array<vec4<f32>>;     // [tokens, y_row]
+@group(0) @binding(3) var<storage, read> kv_scales: array<f32>;         // [scales]
+@group(0) @binding(4) var<storage, read> tokens_meta: array<vec4<u32>>; // [tokens, 4]
+@group(0) @binding(5) var<storage, read> sequences: array<vec4<u32>>;   // [sequences, 4]
+@group(0) @binding(6) var<storage, read> block_tables: array<u32>;      // [sequences, blocks_per_sequence]
+@group(0) @binding(7) var<storage, read_write> y: array<vec4<f32>>;     // [tokens, y_row]
 
 struct Eight { a: vec4f, b: vec4f }
 struct EightRows { a: vec4u, b: vec4u }
 alias Row = array<Eight, HEAD_EIGHTHS>;
 
-/// Eight consecutive elements of the cache.
+/// Eight consecutive integers of an i8 cache. Below 2^23 an integer under the exponent of 2^23 is 2^23 + itself, exactly:
+/// bytes are masked in place, and what their place makes them worth is divided out.
+fn integers(eighth: u32) -> Eight {
+  let words = vec2u(kv[eighth / 2][2 * (eighth % 2)], kv[eighth / 2][2 * (eighth % 2) + 1]) ^ vec2u(0x80808080);
+  let halves = vec4u(words.x, words.x >> 16, words.y, words.y >> 16);
+  let mask = vec4u(0xff, 0xff00, 0xff, 0xff00);
+  let exponent = vec4u(0x4b000000);
+  let zero = vec4f(0x800080, 0x808000, 0x800080, 0x808000);
+  let worth = vec4f(1.0, 0x1p-8, 1.0, 0x1p-8);
+  return Eight(
+    (bitcast<vec4f>((halves.xxyy & mask) | exponent) - zero) * worth,
+    (bitcast<vec4f>((halves.zzww & mask) | exponent) - zero) * worth
+  );
+}
+
+/// Eight consecutive elements of the cache; of i8 they are to be multiplied with the scale of their row.
 fn load(eighth: u32) -> Eight {
   if (FORMAT == 0) {
     return Eight(bitcast<vec4f>(kv[2 * eighth]), bitcast<vec4f>(kv[2 * eighth + 1]));
   }
+  if (FORMAT == 3) { return integers(eighth); }
   let words = kv[eighth];
   if (FORMAT == 1) {
     let low = bitcast<vec4f>(words << vec4u(16));
@@ -44,6 +61,13 @@ fn load(eighth: u32) -> Eight {
 fn dot8(x: Eight, eighth: u32) -> f32 {
   let k = load(eighth);
   return dot(x.a, k.a) + dot(x.b, k.b);
+}
+
+/// What the elements of rows that begin at these eighths are to be multiplied with.
+fn scales_of(row: vec4u) -> vec4f {
+  if (FORMAT != 3) { return vec4f(1.0); }
+  let at = row / HEAD_EIGHTHS;
+  return vec4f(kv_scales[at.x], kv_scales[at.y], kv_scales[at.z], kv_scales[at.w]);
 }
 
 /// First and last key that the query at `position` sees.
@@ -134,8 +158,8 @@ fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) grid:
     let row_a = rows_of(select(vec4u(info.x), key_a, seen_a), table, kv_head);
     let row_b = rows_of(select(vec4u(info.x), key_b, seen_b), table, kv_head);
     let products = multiply_keys(&query, EightRows(row_a, row_b));
-    let score_a = capped(products.a * params.scale);
-    let score_b = capped(products.b * params.scale);
+    let score_a = capped(products.a * scales_of(row_a) * params.scale);
+    let score_b = capped(products.b * scales_of(row_b) * params.scale);
     let top = max(score_a, score_b);
     let most_now = max(most, max(max(top.x, top.y), max(top.z, top.w)));
     let p_a = select(vec4f(), exp(score_a - most_now), seen_a);
@@ -143,7 +167,8 @@ fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) grid:
     let keep = exp(most - most_now);
     most = most_now;
     weight = weight * keep + dot(p_a + p_b, vec4f(1.0));
-    add_values(&sum, keep, Eight(p_a, p_b), EightRows(row_a + to_values, row_b + to_values));
+    let values = EightRows(row_a + to_values, row_b + to_values);
+    add_values(&sum, keep, Eight(p_a * scales_of(values.a), p_b * scales_of(values.b)), values);
   }
   let y_base = (token * params.heads + head) * 2 * HEAD_EIGHTHS;
   for (var c = 0u; c < eighths; c++) {

@@ -7,7 +7,7 @@
 override LANES: u32 = 256; // a multiple of 16, at most KEYS * PARTS / 8
 override HEAD_EIGHTHS: u32 = 16; // head_dim / 8, at most LANES
 override SPAN: u32 = 8; // half the number of groups of keys, that rounded up to a power of two
-override FORMAT: u32 = 0; // of kv; 0: f32, 1: bf16, 2: f16
+override FORMAT: u32 = 0; // of kv; 0: f32, 1: bf16, 2: f16, 3: i8
 const KEYS = 512u;
 const PARTS = 4u;
 const LOWEST = -3e38;
@@ -18,10 +18,11 @@ struct Params {
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> q: array<vec4<f32>>;           // [tokens, q_row]
 @group(0) @binding(2) var<storage, read> kv: array<vec4<u32>>;          // [blocks, 2, block_size, kv_channels]
-@group(0) @binding(3) var<storage, read> tokens_meta: array<vec4<u32>>; // [tokens, 4]
-@group(0) @binding(4) var<storage, read> sequences: array<vec4<u32>>;   // [sequences, 4]
-@group(0) @binding(5) var<storage, read> block_tables: array<u32>;      // [sequences, blocks_per_sequence]
-@group(0) @binding(6) var<storage, read_write> y: array<vec4<f32>>;     // [tokens, y_row]
+@group(0) @binding(3) var<storage, read> kv_scales: array<f32>;         // [scales]
+@group(0) @binding(4) var<storage, read> tokens_meta: array<vec4<u32>>; // [tokens, 4]
+@group(0) @binding(5) var<storage, read> sequences: array<vec4<u32>>;   // [sequences, 4]
+@group(0) @binding(6) var<storage, read> block_tables: array<u32>;      // [sequences, blocks_per_sequence]
+@group(0) @binding(7) var<storage, read_write> y: array<vec4<f32>>;     // [tokens, y_row]
 
 struct Eight { a: vec4f, b: vec4f }
 
@@ -31,11 +32,27 @@ var<workgroup> scores: array<f32, KEYS>; // score, then weight of each key
 var<workgroup> scratch: array<f32, KEYS * PARTS>; // shares of scores [key, part]; in the end sums [8, lane]
 var<workgroup> lane_values: array<f32, LANES>; // largest scores; in the end sums of weights
 
-/// Eight consecutive elements of the cache.
+/// Eight consecutive integers of an i8 cache. Below 2^23 an integer under the exponent of 2^23 is 2^23 + itself, exactly:
+/// bytes are masked in place, and what their place makes them worth is divided out.
+fn integers(eighth: u32) -> Eight {
+  let words = vec2u(kv[eighth / 2][2 * (eighth % 2)], kv[eighth / 2][2 * (eighth % 2) + 1]) ^ vec2u(0x80808080);
+  let halves = vec4u(words.x, words.x >> 16, words.y, words.y >> 16);
+  let mask = vec4u(0xff, 0xff00, 0xff, 0xff00);
+  let exponent = vec4u(0x4b000000);
+  let zero = vec4f(0x800080, 0x808000, 0x800080, 0x808000);
+  let worth = vec4f(1.0, 0x1p-8, 1.0, 0x1p-8);
+  return Eight(
+    (bitcast<vec4f>((halves.xxyy & mask) | exponent) - zero) * worth,
+    (bitcast<vec4f>((halves.zzww & mask) | exponent) - zero) * worth
+  );
+}
+
+/// Eight consecutive elements of the cache; of i8 they are to be multiplied with the scale of their row.
 fn load(eighth: u32) -> Eight {
   if (FORMAT == 0) {
     return Eight(bitcast<vec4f>(kv[2 * eighth]), bitcast<vec4f>(kv[2 * eighth + 1]));
   }
+  if (FORMAT == 3) { return integers(eighth); }
   let words = kv[eighth];
   if (FORMAT == 1) {
     let low = bitcast<vec4f>(words << vec4u(16));
@@ -46,6 +63,12 @@ fn load(eighth: u32) -> Eight {
     vec4f(unpack2x16float(words.x), unpack2x16float(words.y)),
     vec4f(unpack2x16float(words.z), unpack2x16float(words.w))
   );
+}
+
+/// What the elements of the row that begins at an eighth are to be multiplied with.
+fn scale_of(row: u32) -> f32 {
+  if (FORMAT != 3) { return 1.0; }
+  return kv_scales[row / HEAD_EIGHTHS];
 }
 
 /// First and last key that the query at `position` sees.
@@ -97,7 +120,7 @@ fn finish_scores(lane: u32, count: u32) -> f32 {
   for (var i = lane; i < count; i += LANES) {
     var product = 0.0;
     for (var part = 0u; part < PARTS; part++) { product += scratch[i * PARTS + part]; }
-    scores[i] = capped(product * params.scale);
+    scores[i] = capped(product * scale_of(rows[i]) * params.scale);
     largest = max(largest, scores[i]);
   }
   return largest;
@@ -172,8 +195,10 @@ fn main(
     weight *= keep;
     if (group < groups) {
       for (var i = group; i < count; i += groups) {
-        let v = load(rows[i] + to_values + eighth);
-        sum = Eight(sum.a + scores[i] * v.a, sum.b + scores[i] * v.b);
+        let row = rows[i] + to_values;
+        let v = load(row + eighth);
+        let share = scores[i] * scale_of(row);
+        sum = Eight(sum.a + share * v.a, sum.b + share * v.b);
         weight += scores[i];
       }
     }

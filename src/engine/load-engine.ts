@@ -24,7 +24,7 @@ import { QuantizationCache } from "./weights/quantization-cache.ts";
 import { Checkpoint } from "./weights/safetensors.ts";
 
 export const loadFormats = ["safetensors", "dummy"] as const;
-export const kvDtypes = ["auto", "f32", "f16", "bf16"] as const;
+export const kvDtypes = ["auto", "f32", "f16", "bf16", "int8"] as const;
 
 /** Plain data: crosses the thread boundary. */
 export interface EngineOptions {
@@ -157,7 +157,8 @@ async function loadOn(parts: LoadOptions): Promise<LoadedEngine> {
   const chosen = gpu.traits.isCpu ? defaults.cpu : defaults.gpu;
   const profiler = options.profile ? new Profiler(gpu) : undefined;
   const model = await loadModel(parts);
-  const dtype = options.kvDtype === "auto" ? chosen.kvDtype : options.kvDtype;
+  const asked = options.kvDtype === "auto" ? chosen.kvDtype : options.kvDtype;
+  const dtype = asked === "int8" ? "i8" : asked;
   const kvSpecs = model.attentions.map((layer) =>
     layer.getKvCacheSpec({ blockSize: options.blockSize, dtype }),
   );

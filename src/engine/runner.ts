@@ -169,12 +169,18 @@ export class Runner {
 }
 
 function allocateKv({ gpu, kvSpecs, policy, blockCounts }: RunnerOptions): Tensor[] {
-  return kvSpecs.map(({ blockSize, kvHeads, headDim, dtype }, slot) =>
-    createTensor(gpu.device, {
-      name: `kv-${slot}`,
+  return kvSpecs.map(({ blockSize, kvHeads, headDim, dtype }, slot) => {
+    const places = [blockCounts[policy.layerGroups[slot]], 2, blockSize];
+    const name = `kv-${slot}`;
+    const kv = createTensor(gpu.device, {
+      name,
       dtype,
-      shape: [blockCounts[policy.layerGroups[slot]], 2, blockSize, kvHeads * headDim],
+      shape: [...places, kvHeads * headDim],
       readable: true,
-    }),
-  );
+    });
+    if (dtype !== "i8") return kv;
+    const shape = [...places, kvHeads];
+    const scales = createTensor(gpu.device, { name: `${name}.scales`, dtype: "f32", shape, readable: true });
+    return { ...kv, scales };
+  });
 }

@@ -16,11 +16,12 @@ export class BlockCopier {
   }
 
   /**
-   * Copies block `from` over block `to` (indices of the outermost dimension) in each tensor, before the pass of the
-   * recorder's next submission and after copies asked for earlier. The tensors must be readable and a block a multiple
+   * Copies block `from` over block `to` (indices of the outermost dimension) in each tensor and its scales, before the
+   * pass of the recorder's next submission and after copies asked for earlier. The tensors must be readable and a block a multiple
    * of 4 bytes. Throws RangeError for a block that a tensor does not have.
    */
-  copy(recorder: Recorder, tensors: readonly Tensor[], { from, to }: { from: number; to: number }): void {
+  copy(recorder: Recorder, caches: readonly Tensor[], { from, to }: { from: number; to: number }): void {
+    const tensors = caches.flatMap((cache) => (cache.scales ? [cache, cache.scales] : [cache]));
     for (const tensor of tensors) {
       checkBlock(tensor, from);
       checkBlock(tensor, to);

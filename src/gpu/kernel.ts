@@ -12,6 +12,9 @@ const kinds = {
   packed: ["f32", "bf16", "f16"],
   /** Matrices of products; the quantised ones have `scales`. */
   weights: ["f32", "bf16", "f16", "i8", "i4"],
+  /** Keys and values; i8 has `scales`. */
+  cache: ["f32", "bf16", "f16", "i8"],
+  i8: ["i8"],
 } as const satisfies Record<string, readonly Dtype[]>;
 export type TensorKind = keyof typeof kinds;
 

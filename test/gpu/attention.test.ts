@@ -53,6 +53,14 @@ const geometries: Record<string, Partial<Geometry>> = {
   "head_dim 8, blocks of 1": { headDim: 8, blockSize: 1 },
   "head_dim 24, bf16": { headDim: 24, dtype: "bf16" },
   "head_dim 64, f16, blocks of 16": { headDim: 64, blockSize: 16, dtype: "f16", scale: 0.125 },
+  "head_dim 24, i8": { headDim: 24, dtype: "i8" },
+  "grouped heads 6/3 of 64, i8, blocks of 16": {
+    heads: 6,
+    kvHeads: 3,
+    headDim: 64,
+    blockSize: 16,
+    dtype: "i8",
+  },
   "head_dim 128": { headDim: 128, blockSize: 16, scale: 128 ** -0.5 },
   "soft cap": { softCap: 2 },
   "window 3": { window: 3 },
@@ -128,6 +136,7 @@ for (const traits of traitVariants(gpu).slice(0, 2)) {
 describe("attention refuses", () => {
   const { options } = pagedBatch(gpu, plain, [decode(1, 0, 2)]);
   const cases: [string, Partial<typeof options>][] = [
+    ["expected 48 scales of kv, got 0", { kv: { ...options.kv, dtype: "i8" } }],
     ["expected heads to be a multiple of 3, got 2", { kvHeads: 3 }],
     ["expected headDim to be a multiple of 8, got 12", { headDim: 12 }],
     ["expected kv_channels = kvHeads * headDim = 16, got 32", { kvHeads: 1 }],

@@ -59,6 +59,26 @@ describe("block copies", () => {
     gpu.assertAlive();
   });
 
+  test("take the scales of a quantised cache along", async () => {
+    const scales = kvTensor("kv.scales", "f32");
+    const kv = createTensor(gpu.device, {
+      name: "kv",
+      dtype: "i8",
+      shape: [blocks, 2, 3, 8],
+      readable: true,
+    });
+    const bytes = Int8Array.from({ length: blocks * 48 }, (_, at) => 20 * Math.floor(at / 48) - (at % 48));
+    writeTensor(gpu.device, kv, bytes);
+    const recorder = new Recorder(gpu);
+    new BlockCopier(gpu.device).copy(recorder, [{ ...kv, scales }], { from: 3, to: 1 });
+    const reads = [scales, kv].map((tensor) => new ReadbackRing(gpu).request(recorder, tensor));
+    recorder.submit();
+    const [copiedScales, copied] = await Promise.all(reads.map((read) => read()));
+    expect([...new Float32Array(copiedScales)]).toEqual(expected([0, 3, 2, 3, 4]));
+    bytes.copyWithin(48, 3 * 48, 4 * 48);
+    expect([...new Int8Array(copied)]).toEqual([...bytes]);
+  });
+
   test("are seen by the pass of the same submission, and see the passes before", async () => {
     const kv = kvTensor("kv", "f32");
     const flat = { ...kv, shape: [blocks, blockElements] };

@@ -26,6 +26,7 @@ const cases: Case[] = [
 function reference({ blockSize, channels, slots }: Case, k: Float64Array, v: Float64Array): Float64Array {
   const kv = new Float64Array(blocks * 2 * blockSize * channels).fill(NaN);
   slots.forEach((slot, token) => {
+    if (slot >= blocks * blockSize) return;
     [k, v].forEach((values, part) => {
       const row = (Math.floor(slot / blockSize) * 2 + part) * blockSize + (slot % blockSize);
       kv.set(values.subarray(token * channels, (token + 1) * channels), row * channels);
@@ -60,6 +61,27 @@ function expectSame(actual: Float32Array, expected: ArrayLike<number>): void {
   expect(actual.length).toBe(expected.length);
   const at = actual.findIndex((value, i) => !Object.is(value, expected[i]));
   if (at >= 0) throw new Error(`element ${at} is ${actual[at]}, expected ${expected[at]}`);
+}
+
+/** Scales are a 127th of a head's largest value; integers are the nearest, but for ties. */
+function checkInt8(
+  { kv, scales }: Record<"kv" | "scales", Float32Array>,
+  exact: Float64Array,
+  headDim: number,
+) {
+  scales.forEach((scale, head) => {
+    const [first, end] = [head * headDim, (head + 1) * headDim];
+    const wanted = exact.subarray(first, end);
+    if (Number.isNaN(wanted[0])) {
+      expect([scale, ...new Set(kv.subarray(first, end))]).toEqual([NaN, -128]);
+      return;
+    }
+    const largest = wanted.reduce((most, value) => Math.max(most, Math.abs(value)), 0);
+    expect(Math.abs(scale - largest / 127)).toBeLessThanOrEqual((largest / 127) * 2 ** -21);
+    wanted.forEach((value, i) => {
+      expect(Math.abs(kv[first + i] * scale - value)).toBeLessThanOrEqual(0.5 * scale * (1 + 2 ** -13));
+    });
+  });
 }
 
 describe("kv-write", () => {
@@ -99,6 +121,64 @@ describe("kv-write", () => {
       expect(result.kv.every(Number.isNaN)).toBe(true);
     });
 
+    for (const [heads, headDim] of [
+      [4, 24],
+      [1, 128],
+      [3, 8],
+    ]) {
+      test(`${kind}: ${heads} heads of ${headDim} as i8 with their scales`, async () => {
+        const channels = heads * headDim;
+        const [row, kOffset, vOffset] = [2 * channels + 12, 4, channels + 8];
+        const slots = [5, 0, 23, 0xffffffff, 6];
+        const values = Float64Array.from(normals(4, slots.length * row), Math.fround);
+        values.fill(0, kOffset, kOffset + headDim); // a head of zeros
+        const x = upload(gpu, "projected", [slots.length, row], values);
+        const counts = { values: blocks * 2 * 4 * channels, scales: blocks * 2 * 4 * heads };
+        const kv = output(gpu, "kv", [blocks, 2, 4, channels], new Int8Array(counts.values).fill(-128), "i8");
+        const scales = output(gpu, "scales", [blocks, 2, 4, heads]);
+        const cache = { ...kv, scales };
+        const dispatch = kvWrite(traits, {
+          k: x,
+          kOffset,
+          v: x,
+          vOffset,
+          tokensMeta: metaOf(slots),
+          kv: cache,
+        });
+        const found = await runTwice(gpu, [dispatch], { kv, scales });
+        const one: Case = { dtype: "f32", blockSize: 4, channels, slots };
+        const exact = reference(
+          one,
+          slice(values, row, kOffset, channels),
+          slice(values, row, vOffset, channels),
+        );
+        checkInt8(found, exact, headDim);
+      });
+    }
+
+    test(`${kind}: what is not finite in a head is not finite in its scale`, async () => {
+      const x = upload(
+        gpu,
+        "x",
+        [1, 32],
+        Float32Array.from({ length: 32 }, (_, i) => [NaN, 1, Infinity, 2][i >> 3]),
+      );
+      const kv = output(gpu, "kv", [1, 2, 1, 32], new Int8Array(64), "i8");
+      const scales = output(gpu, "scales", [1, 2, 1, 4], new Float32Array(8));
+      const dispatch = kvWrite(traits, { k: x, v: x, tokensMeta: metaOf([0]), kv: { ...kv, scales } });
+      const found = await runTwice(gpu, [dispatch], { scales });
+      expect([...found.scales].map(Number.isFinite)).toEqual([
+        false,
+        true,
+        false,
+        true,
+        false,
+        true,
+        false,
+        true,
+      ]);
+    });
+
     for (const dtype of ["f16", "bf16"] as const) {
       test(`${kind}: ${dtype} ties go to even, range and NaN are kept`, async () => {
         const tie = dtype === "f16" ? 2 ** -11 : 2 ** -8;
@@ -123,6 +203,15 @@ describe("kv-write", () => {
       expect([...result.kv.slice(0, 4)]).toEqual([65504, -65504, 65504, 65504]);
     });
   }
+
+  test("refuses an i8 cache whose scales are of another shape", () => {
+    const x = upload(gpu, "x", [1, 16], new Float32Array(16));
+    const kv = upload(gpu, "kv", [1, 2, 4, 16], new Int8Array(128), "i8");
+    const scales = upload(gpu, "scales", [1, 2, 3, 2], new Float32Array(12));
+    expect(() => kvWrite(gpu.traits, { k: x, v: x, tokensMeta: metaOf([0]), kv: { ...kv, scales } })).toThrow(
+      "expected kv_scales to have block_size = 4 as in kv, got 3 (scales [1, 2, 3, 2])",
+    );
+  });
 
   test("names what does not fit", () => {
     const x = upload(gpu, "x", [1, 16], new Float32Array(16));

@@ -175,6 +175,7 @@ function decode(bytes: ArrayBuffer, { dtype, offset, shape }: Tensor): Float32Ar
   if (dtype === "u32") return Float32Array.from(new Uint32Array(bytes, offset, count));
   if (dtype === "f32") return new Float32Array(bytes, offset, count);
   if (dtype === "f16") return Float32Array.from(new Float16Array(bytes, offset, count));
+  if (dtype === "i8") return Float32Array.from(new Int8Array(bytes, offset, count));
   const widened = Uint32Array.from(new Uint16Array(bytes, offset, count), (bits) => bits << 16);
   return new Float32Array(widened.buffer);
 }

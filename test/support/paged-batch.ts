@@ -4,7 +4,7 @@
  */
 import type { AttentionOptions } from "../../src/gpu/kernels/attention.ts";
 import type { Gpu } from "../../src/gpu/gpu.ts";
-import type { Dtype } from "../../src/gpu/tensor.ts";
+import type { Dtype, Tensor } from "../../src/gpu/tensor.ts";
 import { normals, output, rounded, uniforms, upload } from "./gpu.ts";
 
 /** The queries are the positions [firstQuery, context). Equal seeds give equal queries, keys and values. */
@@ -43,7 +43,7 @@ const qOffset = 8; // columns before the queries, as when they share rows with a
 export function pagedBatch(gpu: Gpu, geometry: Geometry, sequences: readonly Sequence[]): Batch {
   const values = sequences.map((sequence) => valuesOf(geometry, sequence));
   const { tables, blocks, width } = shuffledBlocks(geometry, sequences);
-  const { heads, headDim, blockSize, kvHeads, dtype, ...rest } = geometry;
+  const { heads, headDim, blockSize, kvHeads, scale, window, softCap } = geometry;
   const queries = sequences.flatMap(({ firstQuery, context }, s) =>
     Array.from({ length: context - firstQuery }, (_, i) => ({ s, position: firstQuery + i })),
   );
@@ -58,13 +58,7 @@ export function pagedBatch(gpu: Gpu, geometry: Geometry, sequences: readonly Seq
   const options: AttentionOptions = {
     q: upload(gpu, "q", [tokens, row + 2 * qOffset], q),
     qOffset,
-    kv: upload(
-      gpu,
-      "kv",
-      [blocks, 2, blockSize, kvHeads * headDim],
-      cache(geometry, { values, tables, blocks }),
-      dtype,
-    ),
+    kv: uploadCache(gpu, geometry, { values, tables, blocks }),
     tokensMeta: upload(gpu, "tokens_meta", [tokens, 4], meta, "u32"),
     sequences: upload(gpu, "sequences", [sequences.length, 4], info, "u32"),
     blockTables: upload(gpu, "block_tables", [sequences.length, width], tables.flat(), "u32"),
@@ -72,7 +66,9 @@ export function pagedBatch(gpu: Gpu, geometry: Geometry, sequences: readonly Seq
     heads,
     kvHeads,
     headDim,
-    ...rest,
+    scale,
+    window,
+    softCap,
   };
   const expected = queries.flatMap(({ s, position }) => [
     ...reference(geometry, sequences[s], values[s], position),
@@ -83,11 +79,30 @@ export function pagedBatch(gpu: Gpu, geometry: Geometry, sequences: readonly Seq
 /** Keys and values are rounded as the cache does; per position: [heads, headDim] and [kvHeads, headDim]. */
 function valuesOf({ heads, kvHeads, headDim, dtype }: Geometry, { seed, context }: Sequence): Values {
   const count = context * headDim;
-  return {
-    q: rounded(normals(3 * seed, count * heads), "f32"),
-    k: rounded(normals(3 * seed + 1, count * kvHeads), dtype),
-    v: rounded(normals(3 * seed + 2, count * kvHeads), dtype),
+  const stored = (at: number) => {
+    const values = normals(3 * seed + at, count * kvHeads);
+    return dtype === "i8" ? timesScales(integersOf(values, headDim), headDim) : rounded(values, dtype);
   };
+  return { q: rounded(normals(3 * seed, count * heads), "f32"), k: stored(1), v: stored(2) };
+}
+
+interface Integers {
+  integers: Float64Array;
+  /** One a head. */
+  scales: Float64Array;
+}
+
+/** Each head's values as integers up to 127, and a float32 to multiply them with. */
+function integersOf(values: Float64Array, headDim: number): Integers {
+  const scales = Float64Array.from({ length: values.length / headDim }, (_, head) => {
+    const members = values.subarray(head * headDim, (head + 1) * headDim);
+    return Math.fround(members.reduce((most, value) => Math.max(most, Math.abs(value)), 0) / 127);
+  });
+  return { scales, integers: values.map((value, i) => Math.round(value / scales[Math.floor(i / headDim)])) };
+}
+
+function timesScales({ integers, scales }: Integers, headDim: number): Float64Array {
+  return integers.map((integer, i) => integer * scales[Math.floor(i / headDim)]);
 }
 
 /** Physical blocks in random order; table entries behind a sequence's last block point to block 0, which is NaN. */
@@ -109,11 +124,30 @@ function slotOf(table: readonly number[], blockSize: number, position: number): 
   return table[Math.floor(position / blockSize)] * blockSize + (position % blockSize);
 }
 
-function cache(
-  { kvHeads, headDim, blockSize }: Geometry,
-  { values, tables, blocks }: { values: Values[]; tables: number[][]; blocks: number },
-): Float64Array {
+interface Placed {
+  values: Pick<Values, "k" | "v">[];
+  tables: number[][];
+  blocks: number;
+}
+
+/** Where nothing was written the cache is NaN; of i8 the scales are. */
+function uploadCache(gpu: Gpu, { kvHeads, headDim, blockSize, dtype }: Geometry, placed: Placed): Tensor {
+  const { values, blocks } = placed;
   const channels = kvHeads * headDim;
+  const shape = [blocks, 2, blockSize, channels];
+  if (dtype !== "i8") return upload(gpu, "kv", shape, cache(channels, blockSize, placed), dtype);
+  const both = values.map(({ k, v }) => ({ k: integersOf(k, headDim), v: integersOf(v, headDim) }));
+  const ofKind = (kind: keyof Integers) => both.map(({ k, v }) => ({ k: k[kind], v: v[kind] }));
+  const integers = cache(channels, blockSize, { ...placed, values: ofKind("integers") });
+  const scales = cache(kvHeads, blockSize, { ...placed, values: ofKind("scales") });
+  return {
+    ...upload(gpu, "kv", shape, integers, "i8"),
+    scales: upload(gpu, "kv.scales", [blocks, 2, blockSize, kvHeads], scales),
+  };
+}
+
+/** [blocks, 2, blockSize, channels] */
+function cache(channels: number, blockSize: number, { values, tables, blocks }: Placed): Float64Array {
   const kv = new Float64Array(blocks * 2 * blockSize * channels).fill(NaN);
   values.forEach(({ k, v }, s) => {
     for (let position = 0; position < k.length / channels; position++) {

@@ -3,7 +3,8 @@
  * which decides from it which cuts of a prefill are allowed. Knows no device.
  */
 
-export type KvDtype = "f32" | "f16" | "bf16";
+/** i8 has a float32 factor for the key and one for the value of every head of a token. */
+export type KvDtype = "f32" | "f16" | "bf16" | "i8";
 
 interface SpecBase {
   /** Tokens in a block. */
@@ -30,9 +31,10 @@ export interface SlidingWindowSpec extends SpecBase {
 
 export type KvCacheSpec = FullAttentionSpec | SlidingWindowSpec;
 
-const dtypeBytes: Record<KvDtype, number> = { f32: 4, f16: 2, bf16: 2 };
+const dtypeBytes: Record<KvDtype, number> = { f32: 4, f16: 2, bf16: 2, i8: 1 };
+const scaleBytes: Record<KvDtype, number> = { f32: 0, f16: 0, bf16: 0, i8: 4 };
 
 /** Bytes of one block of one layer, keys and values together. */
 export function bytesPerBlock({ blockSize, kvHeads, headDim, dtype }: KvCacheSpec): number {
-  return 2 * blockSize * kvHeads * headDim * dtypeBytes[dtype];
+  return 2 * blockSize * kvHeads * (headDim * dtypeBytes[dtype] + scaleBytes[dtype]);
 }

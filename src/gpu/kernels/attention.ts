@@ -1,6 +1,6 @@
 import type { GpuTraits } from "../gpu.ts";
 import { type Dispatch, formatCode, groups, type KernelSpec, matchTensors, tensor } from "../kernel.ts";
-import type { Tensor } from "../tensor.ts";
+import { flatten, type Tensor } from "../tensor.ts";
 import { checkMultiple } from "./token-grid.ts";
 
 export const attentionSpec: KernelSpec = {
@@ -21,7 +21,8 @@ export const attentionSpec: KernelSpec = {
   },
   tensors: {
     q: tensor("read", "f32", "tokens q_row"),
-    kv: tensor("read", "packed", "blocks 2 block_size kv_channels"),
+    kv: tensor("read", "cache", "blocks 2 block_size kv_channels"),
+    kv_scales: tensor("read", "f32", "scales"),
     tokens_meta: tensor("read", "u32", "tokens 4"),
     sequences: tensor("read", "u32", "sequences 4"),
     block_tables: tensor("read", "u32", "sequences blocks_per_sequence"),
@@ -33,7 +34,7 @@ export interface AttentionOptions {
   q: Tensor;
   /** First column of the queries in a row of `q`, a multiple of 4. Default 0. */
   qOffset?: number;
-  /** The cache of one layer pass, written by `kvWrite` before. */
+  /** The cache of one layer pass, written by `kvWrite` before. Of i8 with scales f32 [blocks, 2, block size, kvHeads]. */
   kv: Tensor;
   /** [tokens, 4]: position in the sequence, slot, index of the sequence in this step, 0. */
   tokensMeta: Tensor;
@@ -61,7 +62,9 @@ export interface AttentionOptions {
 export function attention(traits: GpuTraits, options: AttentionOptions): Dispatch {
   const { q, kv, tokensMeta, sequences, blockTables, y } = options;
   const { heads, kvHeads, headDim, scale, qOffset = 0, window = 0, softCap = 0 } = options;
-  const tensors = { q, kv, tokens_meta: tokensMeta, sequences, block_tables: blockTables, y };
+  const kvScales = flatten(kv.scales ?? q);
+  const meta = { tokens_meta: tokensMeta, sequences, block_tables: blockTables };
+  const tensors = { q, kv, kv_scales: kvScales, ...meta, y };
   const sizes = matchTensors(attentionSpec, tensors);
   check(options, sizes);
   const { tokens } = sizes;
@@ -104,7 +107,7 @@ function variant(
 }
 
 function check(options: AttentionOptions, sizes: Readonly<Record<string, number>>): void {
-  const { heads, kvHeads, headDim, qOffset = 0 } = options;
+  const { heads, kvHeads, headDim, kv, qOffset = 0 } = options;
   checkMultiple("attention", "heads", heads, kvHeads);
   checkMultiple("attention", "headDim", headDim, 8);
   checkMultiple("attention", "the row length of q", sizes.q_row, 4);
@@ -118,6 +121,11 @@ function check(options: AttentionOptions, sizes: Readonly<Record<string, number>
     sizes.kv_channels === kvHeads * headDim,
     sizes.kv_channels,
   );
+  if (kv.dtype === "i8") {
+    const wanted = sizes.blocks * 2 * sizes.block_size * kvHeads;
+    const found = kv.scales ? sizes.scales : 0;
+    expect(`${wanted} scales of kv`, found === wanted, found);
+  }
   expect(`y_row = heads * headDim = ${heads * headDim}`, sizes.y_row === heads * headDim, sizes.y_row);
   const end = qOffset + heads * headDim;
   expect(`q to have at least ${end} columns`, end <= sizes.q_row, sizes.q_row);

@@ -24,6 +24,30 @@ export const kvWriteSpec: KernelSpec = {
   },
 };
 
+/** Of an i8 cache, whose scales are written with it. */
+export const kvWriteInt8Spec: KernelSpec = {
+  name: "kv-write-int8",
+  files: ["kv-write-int8"],
+  params: {
+    tokens: "u32",
+    k_row: "u32",
+    k_offset: "u32",
+    v_row: "u32",
+    v_offset: "u32",
+    kv_channels: "u32",
+    kv_heads: "u32",
+    blocks: "u32",
+    block_size: "u32",
+  },
+  tensors: {
+    k: tensor("read", "f32", "tokens k_row"),
+    v: tensor("read", "f32", "tokens v_row"),
+    tokens_meta: tensor("read", "u32", "tokens 4"),
+    kv: tensor("read_write", "i8", "blocks 2 block_size kv_channels"),
+    kv_scales: tensor("read_write", "f32", "blocks 2 block_size kv_heads"),
+  },
+};
+
 export interface KvWriteOptions {
   k: Tensor;
   /** First column of the keys in a row of `k`, a multiple of 4; likewise `vOffset`. Default 0. */
@@ -32,12 +56,20 @@ export interface KvWriteOptions {
   vOffset?: number;
   /** [tokens, 4]: column 1 is the slot, physical block * block size + place in the block. */
   tokensMeta: Tensor;
-  /** The cache of one layer pass: index 0 of the second dimension holds keys, 1 values. */
+  /**
+   * The cache of one layer pass: index 0 of the second dimension holds keys, 1 values. If it is i8, its scales are f32
+   * [blocks, 2, block size, heads]: each head of a token has one for its key and one for its value.
+   */
   kv: Tensor;
 }
 
 /** Stores each token's key and value at its slot, rounded to the cache's dtype. */
 export function kvWrite(traits: GpuTraits, options: KvWriteOptions): Dispatch {
+  const { kv } = options;
+  return kv.scales ? writeInt8(traits, options, kv.scales) : writePacked(traits, options);
+}
+
+function writePacked(traits: GpuTraits, options: KvWriteOptions): Dispatch {
   const { k, v, tokensMeta, kv, kOffset = 0, vOffset = 0 } = options;
   const tensors = { k, v, tokens_meta: tokensMeta, kv };
   const sizes = matchTensors(kvWriteSpec, tensors);
@@ -56,6 +88,27 @@ export function kvWrite(traits: GpuTraits, options: KvWriteOptions): Dispatch {
     workgroups,
     bytes: tokens * 2 * kv_channels * (4 + bytesPerElement[kv.dtype]),
     flops: 0,
+  };
+}
+
+function writeInt8(traits: GpuTraits, options: KvWriteOptions, scales: Tensor): Dispatch {
+  const { k, v, tokensMeta, kv, kOffset = 0, vOffset = 0 } = options;
+  const tensors = { k, v, tokens_meta: tokensMeta, kv, kv_scales: scales };
+  const sizes = matchTensors(kvWriteInt8Spec, tensors);
+  const { tokens, k_row, v_row, kv_channels, kv_heads } = sizes;
+  checkColumns("k", kOffset, kv_channels, k_row);
+  checkColumns("v", vOffset, kv_channels, v_row);
+  checkMultiple("kv-write", "kv_channels", kv_channels, 8 * kv_heads);
+  const { lanes, workgroups } = tokenGrid(traits, tokens, 2 * kv_heads);
+  return {
+    spec: kvWriteInt8Spec,
+    file: "kv-write-int8",
+    constants: { LANES: lanes },
+    tensors,
+    params: { ...sizes, k_offset: kOffset, v_offset: vOffset },
+    workgroups,
+    bytes: tokens * 2 * (5 * kv_channels + 4 * kv_heads),
+    flops: tokens * 2 * 2 * kv_channels,
   };
 }
 

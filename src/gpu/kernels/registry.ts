@@ -4,7 +4,7 @@ import { rmsNormSpec } from "./rms-norm.ts";
 import { attentionPrefillSpec } from "./attention-prefill.ts";
 import { gemmSpec } from "./gemm.ts";
 import { attentionSpec } from "./attention.ts";
-import { kvWriteSpec } from "./kv-write.ts";
+import { kvWriteInt8Spec, kvWriteSpec } from "./kv-write.ts";
 import { linearSpec } from "./linear.ts";
 import { addSpec } from "./add.ts";
 import { attentionDecodeSpec } from "./attention-decode.ts";
@@ -28,6 +28,7 @@ export const kernelSpecs: readonly KernelSpec[] = [
   attentionPrefillSpec,
   gemmSpec,
   kvWriteSpec,
+  kvWriteInt8Spec,
   linearSpec,
   addSpec,
   adjustLogitsSpec,
