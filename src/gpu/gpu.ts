@@ -7,6 +7,7 @@ export interface GpuTraits {
   readonly isCpu: boolean;
   readonly hasF16: boolean;
   readonly hasSubgroups: boolean;
+  /** Matrix units as wgsl/gemm.wgsl wants them: see `hasMatrices`. */
   readonly hasSubgroupMatrix: boolean;
   /** Fewest and most lanes a subgroup has; kernels that shuffle need the fewest to be known. */
   readonly subgroupMinSize: number;
@@ -93,8 +94,35 @@ function traitsOf(device: GPUDevice, info: GPUAdapterInfo, name: string): Omit<G
     isCpu: Boolean(info.isFallbackAdapter) || /swiftshader|llvmpipe|lavapipe/i.test(name),
     hasF16: has("shader-f16"),
     hasSubgroups: has("subgroups"),
-    hasSubgroupMatrix: has("chromium-experimental-subgroup-matrix"),
+    hasSubgroupMatrix: hasMatrices(device, info),
     subgroupMinSize: info.subgroupMinSize ?? 4,
     subgroupMaxSize: info.subgroupMaxSize ?? 128,
   };
+}
+
+/** What Dawn adds to an adapter's info. */
+interface MatrixInfo extends GPUAdapterInfo {
+  readonly subgroupMatrixConfigs?: readonly {
+    componentType: string;
+    resultComponentType: string;
+    M: number;
+    N: number;
+    K: number;
+  }[];
+}
+
+/** 16 x 16 x 16 products of f16 with f32 sums, in subgroups of 32 lanes, with 48 KiB of workgroup memory to stage them. */
+function hasMatrices({ features, limits }: GPUDevice, info: MatrixInfo): boolean {
+  const { subgroupMinSize, subgroupMaxSize, subgroupMatrixConfigs = [] } = info;
+  return (
+    features.has("shader-f16") &&
+    features.has("chromium-experimental-subgroup-matrix") &&
+    subgroupMinSize === 32 &&
+    subgroupMaxSize === 32 &&
+    limits.maxComputeWorkgroupStorageSize >= 48 * 1024 &&
+    subgroupMatrixConfigs.some(
+      ({ componentType, resultComponentType, M, N, K }) =>
+        componentType === "f16" && resultComponentType === "f32" && M === 16 && N === 16 && K === 16,
+    )
+  );
 }

@@ -180,7 +180,12 @@ describe("choosing an adapter", () => {
 
 describe("describe", () => {
   function fakeGpu(info: Partial<GPUAdapterInfo>, features: string[]): Gpu {
-    const device = { features: new Set(features), addEventListener: () => {}, lost: new Promise(() => {}) };
+    const device = {
+      features: new Set(features),
+      limits: { maxComputeWorkgroupStorageSize: 48 * 1024 },
+      addEventListener: () => {},
+      lost: new Promise(() => {}),
+    };
     return new Gpu(device as unknown as GPUDevice, info as GPUAdapterInfo, "dawn");
   }
 
@@ -190,9 +195,21 @@ describe("describe", () => {
       "GPU NVIDIA H100 through dawn: shader-f16; without subgroups, subgroup-matrix",
     );
     const all = ["shader-f16", "subgroups", "chromium-experimental-subgroup-matrix"];
-    expect(fakeGpu({ description: "NVIDIA H100" }, all).describe()).toBe(
+    const matrix = { componentType: "f16", resultComponentType: "f32", M: 16, N: 16, K: 16 };
+    const info = { description: "NVIDIA H100", subgroupMinSize: 32, subgroupMaxSize: 32 };
+    const withMatrices = (change: object) =>
+      fakeGpu({ ...info, subgroupMatrixConfigs: [matrix], ...change } as Partial<GPUAdapterInfo>, all);
+    expect(withMatrices({}).describe()).toBe(
       "GPU NVIDIA H100 through dawn: shader-f16, subgroups, subgroup-matrix",
     );
+    for (const change of [
+      { subgroupMatrixConfigs: undefined },
+      { subgroupMatrixConfigs: [{ ...matrix, resultComponentType: "f16" }] },
+      { subgroupMatrixConfigs: [{ ...matrix, M: 8, N: 8, K: 8 }] },
+      { subgroupMaxSize: 64 },
+    ]) {
+      expect(withMatrices(change).describe()).toEndWith("; without subgroup-matrix");
+    }
     expect(fakeGpu({ description: "llvmpipe (LLVM 15)" }, []).describe()).toBe(
       "software adapter llvmpipe (LLVM 15) through dawn: no optional features; without shader-f16, subgroups, subgroup-matrix",
     );
