@@ -291,6 +291,13 @@ describe("thoughts", () => {
     ]);
   });
 
+  test("all at once", async () => {
+    const { engine } = model(say("<think>Hm.</think>Sunny."), { thinks: true });
+    const { message, usage } = await answer(engine, { messages: [question] });
+    expect(message).toMatchObject({ content: "Sunny.", reasoning: "Hm." });
+    expect(usage).toMatchObject({ completion_tokens_details: { reasoning_tokens: 24 } });
+  });
+
   test("that the prompt begins", async () => {
     const { engine } = model(say("Hm.</think>Sunny."), { thinks: true }, "<think>\n");
     expect((await answer(engine, { messages: [question] })).message).toMatchObject({

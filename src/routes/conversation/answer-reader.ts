@@ -32,8 +32,9 @@ export class AnswerReader {
 
   *#readText({ text, tokenIds, tokens }: Text): Generator<AssistantEvent> {
     const wasThinking = this.#splitter?.isThinking ?? false;
-    const parts = this.#splitter?.push(text) ?? [{ type: "text", text }];
-    const hasThought = wasThinking || (this.#splitter?.isThinking ?? false);
+    const parts: SplitPart[] = this.#splitter?.push(text) ?? [{ type: "text", text }];
+    const isThinking = this.#splitter?.isThinking ?? false;
+    const hasThought = wasThinking || isThinking || parts.some(({ type }) => type === "reasoning");
     this.#undecidedTokens += tokenIds.length;
     if (hasThought) this.#reasoningTokens += this.#undecidedTokens;
     if (!this.#splitter?.isUndecided) this.#undecidedTokens = 0;
