@@ -12,6 +12,7 @@ import { ServerLife } from "./life.ts";
 import { countTokens, messages } from "./messages/messages.ts";
 import { Metrics } from "./metrics.ts";
 import { modelEntry, modelList } from "./models.ts";
+import { addDocs } from "./openapi/add-docs.ts";
 import { type About, addOperations } from "./operations.ts";
 import { checkModel } from "./parameters.ts";
 import { REQUEST_ID, setRequestId } from "./request-id.ts";
@@ -47,6 +48,7 @@ export function createApp(options: AppOptions): Hono<AppEnv> {
   app.use((c, next) => life.guard(c, next));
   const { about = { version: "unknown", runtime: "unknown" } } = options;
   addOperations(app, services, { life, metrics, about });
+  addDocs(app, about.version);
   addRoutes(app, services);
   refuseOtherMethods(app);
   return app;
