@@ -45,7 +45,6 @@ const shared = z.object(commonParameters).pick({
   stop_token_ids: true,
   ignore_eos: true,
   min_tokens: true,
-  user: true,
   service_tier: true,
 }).shape;
 
@@ -95,10 +94,11 @@ const metadata = z
   )
   .refine((pairs) => Object.keys(pairs).length <= METADATA_PAIRS_MAX, { error: pairsError });
 
-/** For the client's own accounting, or for caches and abuse checks that are not here: of no effect. */
+/** For the client's own accounting, or for caches and abuse checks that are not here: of no effect, but some are repeated. */
 const accounting = {
-  safety_identifier: z.unknown().optional(),
-  prompt_cache_key: z.unknown().optional(),
+  user: text.optional(),
+  safety_identifier: text.optional(),
+  prompt_cache_key: text.optional(),
   prompt_cache_retention: z.unknown().optional(),
 };
 

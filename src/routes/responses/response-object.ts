@@ -60,6 +60,7 @@ export function toHead(
     store: asked.store,
     service_tier: "default",
     metadata: asked.metadata,
+    user: asked.user ?? null,
     safety_identifier: asked.safety_identifier ?? null,
     prompt_cache_key: asked.prompt_cache_key ?? null,
   };

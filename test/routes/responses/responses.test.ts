@@ -48,6 +48,7 @@ const whole = {
   store: false,
   service_tier: "default",
   metadata: {},
+  user: null,
   safety_identifier: null,
   prompt_cache_key: null,
 };
