@@ -44,7 +44,7 @@ export function requireKey(options: AccessOptions): MiddlewareHandler {
 export function allowOrigins({ corsOrigins }: AccessOptions): MiddlewareHandler {
   return cors({
     origin: corsOrigins.includes("*") ? "*" : [...corsOrigins],
-    allowMethods: ["GET", "POST"],
+    allowMethods: ["GET", "POST", "DELETE"],
     // None by name: those that a preflight asks for (authorization, x-api-key, x-stainless-*, anthropic-*).
     exposeHeaders: ["x-request-id", "request-id", "retry-after", "retry-after-ms"],
     maxAge: CORS_AGE_SECONDS,

@@ -2,8 +2,10 @@
 import { readFileSync } from "node:fs";
 import { createOpenAI } from "@ai-sdk/openai";
 import Anthropic from "@anthropic-ai/sdk";
-import { generateText, streamText } from "ai";
+import { generateText, Output, streamText } from "ai";
 import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
+import { zodTextFormat } from "openai/helpers/zod";
+import { z } from "zod";
 import { type Served, serveTinyModel, tinyModel, tinyName as model } from "../support/served.ts";
 
 // Software adapters take their time, and Bun's 5 s apply to each file anew.
@@ -15,6 +17,9 @@ const golden = JSON.parse(readFileSync(`${tinyModel}/golden.json`, "utf8")) as {
 }[];
 /** 12 tokens; the answer "Où est la gare ?" has 6 with its end. */
 const { prompt, output_text: answer } = golden[0];
+
+/** Short, since every token of it takes the software adapter its time. */
+const light = z.object({ on: z.boolean() });
 
 let served: Served;
 beforeAll(async () => {
@@ -49,6 +54,15 @@ describe("OpenAI's client, /v1/responses", () => {
     ]);
   });
 
+  test("parsed by a schema", async () => {
+    const format = zodTextFormat(light, "light");
+    const body = { model, input: "Light?", max_output_tokens: 60, text: { format } };
+    const { output_parsed } = await served.openai.responses.parse(body);
+    light.parse(output_parsed);
+    const streamed = await served.openai.responses.stream(body).finalResponse();
+    expect(streamed.output_parsed).toEqual(output_parsed);
+  });
+
   test("gone on from by id", async () => {
     const { id } = await served.openai.responses.create({ model, input: "What is 1 + 1?", store: true });
     const next = await served.openai.responses.create({ model, input: prompt, previous_response_id: id });
@@ -57,12 +71,19 @@ describe("OpenAI's client, /v1/responses", () => {
 });
 
 describe("the AI SDK, by its default /v1/responses", () => {
+  const provided = () => createOpenAI({ baseURL: `${served.url}/v1`, apiKey: "unused" })(model);
+
   test("whole and streamed", async () => {
-    const provider = createOpenAI({ baseURL: `${served.url}/v1`, apiKey: "unused" });
-    const { text, usage } = await generateText({ model: provider(model), prompt });
+    const { text, usage } = await generateText({ model: provided(), prompt });
     expect([text, usage.inputTokens, usage.outputTokens]).toEqual([answer, 12, 6]);
-    const { textStream } = streamText({ model: provider(model), prompt });
+    const { textStream } = streamText({ model: provided(), prompt });
     expect(await Array.fromAsync(textStream)).toEqual(["Où", " est", " la", " gare", " ?"]);
+  });
+
+  test("an object", async () => {
+    const asked = { model: provided(), prompt: "Light?", maxOutputTokens: 60 };
+    const { output } = await generateText({ ...asked, output: Output.object({ schema: light }) });
+    light.parse(output);
   });
 });
 
@@ -78,8 +99,10 @@ describe("Anthropic's client, /v1/messages", () => {
     expect(message).toMatchObject({
       content: [{ type: "text", text: answer }],
       stop_reason: "end_turn",
-      usage: { input_tokens: 12, output_tokens: 6 },
+      usage: { output_tokens: 6 },
     });
+    const { input_tokens, cache_read_input_tokens } = message.usage;
+    expect(input_tokens + (cache_read_input_tokens ?? 0)).toBe(12);
     const pieces: string[] = [];
     const stream = anthropic.messages.stream(asked);
     stream.on("text", (piece) => pieces.push(piece));
@@ -97,6 +120,19 @@ describe("Anthropic's client, /v1/messages", () => {
     ]);
     const cut = await anthropic.messages.create({ ...asked, max_tokens: 3 });
     expect([cut.content, cut.stop_reason]).toMatchObject([[{ text: "Où est la" }], "max_tokens"]);
+  });
+
+  test("a call that must be", async () => {
+    const stream = anthropic.messages.stream({
+      ...asked,
+      max_tokens: 80,
+      messages: [{ role: "user", content: "Light?" }],
+      tools: [{ name: "light", input_schema: { ...z.toJSONSchema(light), type: "object" } }],
+      tool_choice: { type: "any", disable_parallel_tool_use: true },
+    });
+    const { content, stop_reason } = await stream.finalMessage();
+    expect([content, stop_reason]).toMatchObject([[{ type: "tool_use", name: "light" }], "tool_use"]);
+    light.parse(content[0].type === "tool_use" && content[0].input);
   });
 
   test("tokens are counted as they are used", async () => {

@@ -92,7 +92,7 @@ describe("origins", () => {
     const response = await preflight(setUp({ apiKeys, corsOrigins: [origin] }), origin);
     expect(response.status).toBe(204);
     expect(response.headers.get("access-control-allow-origin")).toBe(origin);
-    expect(response.headers.get("access-control-allow-methods")).toBe("GET,POST");
+    expect(response.headers.get("access-control-allow-methods")).toBe("GET,POST,DELETE");
     expect(response.headers.get("access-control-allow-headers")).toBe(
       "authorization,x-stainless-os,anthropic-version",
     );

@@ -4,7 +4,13 @@
  * A dialect (`/v1/chat/completions` and its like) turns its body into a `Conversation` and these events into its own
  * objects. Templates, tool calls and reasoning are settled here; wire formats are not known here.
  */
-import type { ChatMessage, ChatTemplateOptions, FinishReason, ToolDefinition } from "../../engine/client.ts";
+import type {
+  ChatMessage,
+  ChatTemplateOptions,
+  FinishReason,
+  Grammar,
+  ToolDefinition,
+} from "../../engine/client.ts";
 import { type Generation, type StartedPrompt, startGeneration } from "../generation.ts";
 import { type Prompt, toGenerationRequest } from "../generation-request.ts";
 import type { CommonParameters } from "../parameters.ts";
@@ -71,6 +77,8 @@ export interface ConversationOptions {
   parameters: CommonParameters;
   /** How many likely tokens to list beside each chosen one; undefined for no log-probabilities. */
   topLogprobs: number | undefined;
+  /** What the text of an answer must match, if the dialect says so in parameters of its own. */
+  grammar?: Grammar;
 }
 
 /** The assistant's answers to a conversation, which are under way. */
@@ -97,7 +105,7 @@ export async function startConversation(
   const format = answerFormat(services, conversation, prompt.promptIds);
   const request = toGenerationRequest(services, prompt, { ...options, maxTokensDefault: Infinity });
   // What the parameters ask of the answer is asked of its text; calls and thoughts are something else.
-  const grammar = answerGrammar(conversation, format, request.sampling.grammar);
+  const grammar = answerGrammar(conversation, format, options.grammar ?? request.sampling.grammar);
   const sampling = { ...request.sampling, grammar };
   const generation = await startGeneration(engine, { ...request, sampling }, signal);
   const { choiceCount, tally } = generation;

@@ -17,7 +17,7 @@ export async function wholeMessage(head: MessageHead, events: AsyncIterable<Bloc
     ...emptyMessage(head),
     content,
     ...toStop(finish, head),
-    usage: toUsage(head, finish.completionTokens),
+    usage: toUsage(finish),
   };
 }
 
@@ -28,8 +28,7 @@ export async function* messageEvents(
   yield { type: "message_start", message: emptyMessage(head) };
   for await (const event of events) {
     if (event.type === "finish") {
-      const usage = toUsage(head, event.completionTokens);
-      yield { type: "message_delta", delta: toStop(event, head), usage };
+      yield { type: "message_delta", delta: toStop(event, head), usage: toUsage(event) };
       yield { type: "message_stop" };
     } else {
       yield toBlockEvent(event);
@@ -38,17 +37,21 @@ export async function* messageEvents(
 }
 
 function emptyMessage(head: MessageHead): object {
-  const { id, model } = head;
+  const { id, model, promptTokens } = head;
   const stop = { stop_reason: null, stop_sequence: null };
-  return { id, type: "message", role: "assistant", model, content: [], ...stop, usage: toUsage(head, 0) };
+  const usage = toUsage({ promptTokens, completionTokens: 0 });
+  return { id, type: "message", role: "assistant", model, content: [], ...stop, usage };
 }
 
-/** How much of the prompt came from a cache is not known here. */
-function toUsage({ promptTokens }: MessageHead, completionTokens: number): object {
+/** Anthropic counts what came from a cache apart; that is not known before the end, and what went into one not at all. */
+function toUsage(
+  counts: Pick<AssistantFinish, "promptTokens" | "completionTokens" | "cachedTokens">,
+): object {
+  const { promptTokens, completionTokens, cachedTokens } = counts;
   return {
-    input_tokens: promptTokens,
+    input_tokens: promptTokens - (cachedTokens ?? 0),
     cache_creation_input_tokens: null,
-    cache_read_input_tokens: null,
+    cache_read_input_tokens: cachedTokens ?? null,
     output_tokens: completionTokens,
   };
 }

@@ -1,5 +1,6 @@
 /** `POST /v1/messages` and its `count_tokens`: answer a conversation, in the shape of Anthropic's API. */
 import type { Context } from "hono";
+import type { Grammar } from "../../engine/client.ts";
 import { readJson } from "../body.ts";
 import { toBlocks } from "../conversation/blocks.ts";
 import { startConversation, toPrompt } from "../conversation/conversation.ts";
@@ -17,7 +18,7 @@ export const messages: Endpoint<MessageParameters> = {
   parameters,
   idPrefix: "msg_",
   start: async (asked, { services, id, requestId, signal }) => {
-    const options = { id, parameters: asked, topLogprobs: undefined };
+    const options = { id, parameters: asked, topLogprobs: undefined, grammar: toGrammar(asked) };
     const answers = await startConversation(services, toConversation(asked), options, signal);
     const { promptTokens } = answers;
     const head = { id, model: services.engine.model.id, promptTokens, maxTokens: asked.max_tokens };
@@ -28,6 +29,11 @@ export const messages: Endpoint<MessageParameters> = {
     };
   },
 };
+
+/** What the text must match. */
+function toGrammar({ output_config: { format } }: MessageParameters): Grammar | undefined {
+  return format && { type: "json-schema", schema: format.schema, param: "output_config.format" };
+}
 
 function messagesFormat(requestId: string): SseFormat {
   return {

@@ -1,4 +1,5 @@
 /** `POST /v1/responses`: answer a conversation, in the shape of OpenAI's newer API. */
+import type { Grammar } from "../../engine/client.ts";
 import { effortVariables } from "../chat-prompt.ts";
 import { toBlocks } from "../conversation/blocks.ts";
 import { type Conversation, startConversation } from "../conversation/conversation.ts";
@@ -18,12 +19,10 @@ export function responses(store: ResponseStore): Endpoint<ResponseParameters> {
 }
 
 async function start(asked: ResponseParameters, options: StartOptions, store: ResponseStore) {
-  if (asked.text.format.type !== "text")
-    throw refusal("text.format", 'expected "text", as nothing else is supported');
   const { services, id, created, signal } = options;
   const { engine, clock, newId } = services;
   const gathered = gather(asked, store, newId);
-  const request = { id, parameters: asked, topLogprobs: toTopLogprobs(asked) };
+  const request = { id, parameters: asked, topLogprobs: toTopLogprobs(asked), grammar: toGrammar(asked) };
   const answers = await startConversation(services, toConversation(asked, gathered), request, signal);
   const stream = new ResponseStream({
     head: toHead(asked, { id, created }, engine.model),
@@ -54,6 +53,19 @@ function toGivenTools({ tools, tool_choice: choice }: ResponseParameters): Given
   const toolChoice = typeof choice === "object" ? { name: choice.name } : choice;
   if (tools.length === 0) return { toolChoice: toolChoice === "auto" ? undefined : toolChoice };
   return { tools: tools.map(({ type: _, ...tool }) => tool), toolChoice };
+}
+
+/** What the text must match. */
+function toGrammar({ text: { format } }: ResponseParameters): Grammar | undefined {
+  const param = "text.format";
+  switch (format.type) {
+    case "text":
+      return undefined;
+    case "json_object":
+      return { type: "json-object", param };
+    case "json_schema":
+      return { type: "json-schema", schema: format.schema, param };
+  }
 }
 
 function toTopLogprobs({ include, top_logprobs = 0 }: ResponseParameters): number | undefined {

@@ -65,6 +65,26 @@ describe("whole messages", () => {
     expect(await response.json()).toMatchObject({ stop_reason, stop_sequence });
   });
 
+  test("what came from a cache is counted apart", async () => {
+    const engine = new ScriptedClient(async function* ({ promptIds: { length: promptTokens } }) {
+      const counts = { promptTokens, cachedTokens: 3, completionTokens: 1 };
+      yield { type: "finish", choice: 0, reason: "stop", ...counts };
+    });
+    const { events } = await namedEventsOf(await setUp(engine).post(path, { ...hi, stream: true }));
+    expect(events.at(-2)).toMatchObject({
+      usage: { input_tokens: 5, cache_read_input_tokens: 3, output_tokens: 1 },
+    });
+  });
+
+  test("a format is what the text must match", async () => {
+    const schema = { type: "object" };
+    const { sampling } = await submitted(path, {
+      ...hi,
+      output_config: { format: { type: "json_schema", schema } },
+    });
+    expect(sampling.grammar).toEqual({ type: "json-schema", schema, param: "output_config.format" });
+  });
+
   test("a call has its input as an object", async () => {
     const engine = new ScriptedClient(say(called));
     const response = await setUp(engine).post(path, { ...hi, tools });

@@ -96,6 +96,21 @@ describe("whole responses", () => {
     expect(await (await setUp().post(path, asked)).json()).toMatchObject(echo);
   });
 
+  test("a format is what the text must match", async () => {
+    const grammarOf = async (format: object) => {
+      return (await submitted(path, { ...hi, text: { format } })).sampling.grammar;
+    };
+    const param = "text.format";
+    const schema = { type: "object" };
+    expect(await grammarOf({ type: "text" })).toBeUndefined();
+    expect(await grammarOf({ type: "json_object" })).toEqual({ type: "json-object", param });
+    expect(await grammarOf({ type: "json_schema", name: "any", strict: true, schema })).toEqual({
+      type: "json-schema",
+      schema,
+      param,
+    });
+  });
+
   test("log-probabilities, when included", async () => {
     const engine = new ScriptedClient(async function* ({ promptIds }) {
       const logprobs = [
