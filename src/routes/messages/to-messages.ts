@@ -5,13 +5,18 @@ import type { AssistantBlock, Message, TextBlocks, UserBlock } from "./content.t
 /** Messages of one role in a row are one turn, as they are to Anthropic; `system` comes first. */
 export function toMessages(system: TextBlocks | undefined, messages: readonly Message[]): ChatMessage[] {
   const first: ChatMessage[] = system ? [{ role: "system", content: textOf(system) }] : [];
-  const turns = first;
-  for (const message of messages.flatMap(toTurns)) {
-    const last = turns.at(-1);
-    if (last?.role === message.role && last.role !== "tool") turns[turns.length - 1] = join(last, message);
-    else turns.push(message);
+  return toRuns([first, ...messages.map(toTurns)].flat()).map(join);
+}
+
+/** Messages of one role in a row, but each result of a tool by itself. */
+function toRuns(messages: readonly ChatMessage[]): ChatMessage[][] {
+  const runs: ChatMessage[][] = [];
+  for (const message of messages) {
+    const run = runs.at(-1);
+    if (run?.[0].role === message.role && message.role !== "tool") run.push(message);
+    else runs.push([message]);
   }
-  return turns;
+  return runs;
 }
 
 function toTurns(message: Message): ChatMessage[] {
@@ -41,14 +46,18 @@ function toAssistant(blocks: readonly AssistantBlock[]): ChatMessage {
   };
 }
 
-function join(earlier: ChatMessage, later: ChatMessage): ChatMessage {
-  const texts = [earlier.content, later.content].filter((text) => text !== "");
-  const thoughts = [earlier.reasoning, later.reasoning].filter((text) => text !== undefined);
+function join(run: readonly ChatMessage[]): ChatMessage {
+  if (run.length === 1) return run[0];
+  const thoughts = run.flatMap(({ reasoning }) => reasoning ?? []);
+  const toolCalls = run.flatMap(({ toolCalls = [] }) => toolCalls);
   return {
-    role: earlier.role,
-    content: texts.join("\n"),
+    role: run[0].role,
+    content: run
+      .map(({ content }) => content)
+      .filter((content) => content !== "")
+      .join("\n"),
     ...(thoughts.length > 0 && { reasoning: thoughts.join("\n") }),
-    ...(earlier.toolCalls && { toolCalls: [...earlier.toolCalls, ...(later.toolCalls ?? [])] }),
+    ...(toolCalls.length > 0 && { toolCalls }),
   };
 }
 

@@ -42,7 +42,11 @@ const message = object({
     ),
   ),
   phase: z.unknown().optional(),
-}).transform(({ id, type, role, content }) => ({ id, type, role, content }));
+}).transform(({ id, type, role, content }) => {
+  // A string from an assistant was an answer once, and is listed as one.
+  const said = content.map(({ text }) => ({ type: "output_text" as const, text }));
+  return { id, type, role, content: role === "assistant" ? said : content };
+});
 
 const functionCall = object({
   ...ofAnswers,

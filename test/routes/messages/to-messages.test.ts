@@ -69,7 +69,7 @@ describe("messages for a template", () => {
       messagesOf([said("user", "a"), said("user", "b"), said("assistant", "c"), said("assistant", "d")]),
     ).toEqual([
       { role: "user", content: "a\nb" },
-      { role: "assistant", content: "c\nd", toolCalls: [] },
+      { role: "assistant", content: "c\nd" },
     ]);
   });
 });

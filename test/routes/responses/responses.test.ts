@@ -325,6 +325,19 @@ describe("stored responses", () => {
     ]);
   });
 
+  test("an assistant's string is listed as an answer", async () => {
+    const { app, post } = setUp();
+    const input = [
+      { role: "user", content: "hi" },
+      { role: "assistant", content: "Hello" },
+    ];
+    await post(path, { input, store: true });
+    const { data } = (await (await app.request(`${path}/resp_2/input_items?limit=1`)).json()) as {
+      data: object[];
+    };
+    expect(data).toMatchObject([{ role: "assistant", content: [{ type: "output_text", text: "Hello" }] }]);
+  });
+
   test("input items in pages, either way", async () => {
     const { app, post } = setUp(new ScriptedClient(say("Hello"), { maxModelLen: 1000 }));
     const input = ["a", "b", "c"].map((content) => ({ id: `msg_${content}`, role: "user", content }));
