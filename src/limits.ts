@@ -24,6 +24,12 @@ export const KEEP_ALIVE_MS_MAX = 65_000;
 export const CONNECTION_CHECK_INTERVAL_MS = 1_000;
 /** How often a server that ends looks for connections that wait for nothing. */
 export const IDLE_CHECK_INTERVAL_MS = 50;
+/** Texts of one request to be embedded; OpenAI's own limit. */
+export const EMBEDDING_INPUTS_MAX = 2048;
+/** Of these, so many wait in the engine's queue at a time: others' requests must find room there too. */
+export const EMBEDDINGS_AT_ONCE_MAX = 64;
+/** Ids that are turned to text at once. Fills a request. */
+export const TOKENS_MAX = 1024 * 1024;
 /** How deep arrays and objects may nest in a request. What the API takes needs 5. */
 export const JSON_DEPTH_MAX = 32;
 export const MESSAGES_MAX = 4096;
@@ -118,6 +124,7 @@ export const PROMPT_LOGITS_BYTES_MAX = 64 * 1024 * 1024;
 /** `Retry-After` when the queue is full. */
 export const QUEUE_RETRY_SECONDS = 1;
 
+assert(EMBEDDINGS_AT_ONCE_MAX < QUEUED_REQUESTS_MAX, "embeddings leave room in the queue");
 assert(PROMPTS_MAX < QUEUED_REQUESTS_MAX, "the prompts of a request fit the queue");
 
 // Tools

@@ -143,6 +143,8 @@ export interface ModelCard {
   /** Most answers of one request. */
   maxChoices: number;
   vocabSize: number;
+  /** Of a token's state, and so of an embedding. */
+  hiddenSize: number;
   /** True when the prompt is read in both directions. */
   isPrefixLm: boolean;
   /** The checkpoint's own sampling defaults (generation_config.json); a request's parameters go before them. */
@@ -208,14 +210,19 @@ export interface ChatFormat {
 
 /** Text to ids and back. Throws `InvalidRequestError` for input that the model's template or vocabulary refuses. */
 export interface TextCodec {
-  /** Ids of a raw prompt; special tokens spelled in it count as such, and the tokenizer's own BOS is added. */
-  encodePrompt(text: string): number[];
+  /**
+   * Ids of a raw prompt; special tokens spelled in it count as such, and the tokenizer's own BOS is added unless
+   * `addSpecialTokens` is false.
+   */
+  encodePrompt(text: string, options?: { addSpecialTokens?: boolean }): number[];
   /** Ids of a conversation through the chat template; special tokens inside message content are plain text. */
   encodeChat(messages: readonly ChatMessage[], options?: ChatTemplateOptions): number[];
   /** Of the checkpoint's own template, or of one in its place. */
   chatFormat(chatTemplate?: string): ChatFormat;
   /** Special tokens are left out unless they are asked for. */
   decode(ids: readonly number[], options?: { skipSpecialTokens?: boolean }): string;
+  /** A token as the vocabulary writes it: "Ġword", "▁word"; "" for an id that is none. */
+  spell(id: number): string;
 }
 
 export interface EngineClient {

@@ -354,8 +354,17 @@ interface CardParts {
 
 function modelCard({ modelName, created, config, info }: CardParts): ModelCard {
   const { maxModelLen, isPrefixLm, maxSequences: maxChoices } = info;
-  const { vocabSize, defaultSampling } = config;
-  return { id: modelName, created, maxModelLen, maxChoices, vocabSize, isPrefixLm, defaultSampling };
+  const { vocabSize, hiddenSize, defaultSampling } = config;
+  return {
+    id: modelName,
+    created,
+    maxModelLen,
+    maxChoices,
+    vocabSize,
+    hiddenSize,
+    isPrefixLm,
+    defaultSampling,
+  };
 }
 
 const errorKinds = {

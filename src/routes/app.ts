@@ -6,6 +6,7 @@ import type { EngineClient } from "../engine/client.ts";
 import { type AccessOptions, allowOrigins, openAccess, requireKey } from "./access.ts";
 import { chatCompletions } from "./chat-completions.ts";
 import { completions } from "./completions.ts";
+import { embeddings } from "./embeddings.ts";
 import { answerWith } from "./endpoint.ts";
 import { HttpError, isServerFailure, quote, toErrorAnswerAt } from "./errors.ts";
 import { ServerLife } from "./life.ts";
@@ -21,6 +22,7 @@ import { responses } from "./responses/responses.ts";
 import { addStoredResponses } from "./responses/stored-responses.ts";
 import { type AppEnv, type ChatSettings, defaultChatSettings, type Services } from "./services.ts";
 import { WatchedEngine } from "./watched-engine.ts";
+import { detokenize, tokenize } from "./tokenize.ts";
 
 export interface AppOptions extends Omit<Services, "engine" | "chat" | "log" | "startTimer"> {
   /** Or the life of a server whose engine comes later. */
@@ -86,6 +88,11 @@ function addRoutes(app: Hono<AppEnv>, services: Services): void {
   });
   app.post("/v1/completions", answerWith(completions, services));
   app.post("/v1/chat/completions", answerWith(chatCompletions, services));
+  app.post("/v1/embeddings", embeddings(services));
+  for (const base of ["", "/v1"]) {
+    app.post(`${base}/tokenize`, tokenize(services));
+    app.post(`${base}/detokenize`, detokenize(services));
+  }
   app.post("/v1/messages", answerWith(messages, services));
   app.post("/v1/messages/count_tokens", countTokens(services));
   const store = new ResponseStore();

@@ -1,7 +1,7 @@
 /** `POST /v1/completions`: continue raw prompts. */
 import { z } from "zod";
 import type { EngineClient } from "../engine/client.ts";
-import { TOP_LOGPROBS_MAX } from "../limits.ts";
+import { PROMPTS_MAX, TOP_LOGPROBS_MAX } from "../limits.ts";
 import { completionChunks, type CompletionView, wholeCompletion } from "./completion-answer.ts";
 import type { Endpoint, StartOptions } from "./endpoint.ts";
 import { type Generation, startGenerations } from "./generation.ts";
@@ -16,7 +16,8 @@ const MAX_TOKENS_DEFAULT = 16;
 
 const parameters = object({
   ...commonParameters,
-  prompt: rawPrompts,
+  prompt: rawPrompts(PROMPTS_MAX),
+  add_special_tokens: boolean.optional(),
   /** How many leading prompt tokens see each other in both directions. An extension of this server. */
   prefix_len: integerFrom(0).optional(),
   logprobs: integerBetween(0, TOP_LOGPROBS_MAX).optional(),
@@ -51,7 +52,10 @@ function start(parameters: CompletionParameters, options: StartOptions): Promise
   const requests = prompts.map((prompt, index) =>
     toGenerationRequest(
       services,
-      { promptIds: toIds(prompt, services.engine), prefixLength },
+      {
+        promptIds: toIds(prompt, services.engine, { addSpecialTokens: parameters.add_special_tokens }),
+        prefixLength,
+      },
       {
         id: prompts.length === 1 ? id : `${id}-${index}`,
         // An engine's answer has one token at least, which the view leaves out.

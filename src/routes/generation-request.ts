@@ -60,9 +60,13 @@ export function toGenerationRequest(
 }
 
 /** The last of the ids, as many as `truncate_prompt_tokens` says; -1 leaves room for the answer. */
-function truncated(
+export function truncated(
   ids: readonly number[],
-  { truncate_prompt_tokens: asked, max_tokens, max_completion_tokens = max_tokens }: CommonParameters,
+  {
+    truncate_prompt_tokens: asked,
+    max_tokens,
+    max_completion_tokens = max_tokens,
+  }: Partial<CommonParameters>,
   { maxModelLen }: ModelCard,
 ): readonly number[] {
   if (asked === undefined) return ids;

@@ -44,7 +44,7 @@ export function checkVocabulary(parameters: CommonParameters, model: ModelCard):
   checkIds("stop_token_ids", stop_token_ids, model);
 }
 
-function checkIds(param: string, ids: Iterable<number>, { vocabSize }: ModelCard): void {
+export function checkIds(param: string, ids: Iterable<number>, { vocabSize }: ModelCard): void {
   for (const id of ids) {
     if (id >= vocabSize) throw refusal(param, `expected token ids from 0 to ${vocabSize - 1}, got ${id}`);
   }

@@ -119,6 +119,24 @@ describe("completions", () => {
   });
 });
 
+describe("embeddings", () => {
+  const texts = [station.prompt, "Translate to French: Where is the hotel?", "What is 47 + 35?"];
+  const cosine = (a: number[], b: number[]) => a.reduce((sum, value, at) => sum + value * b[at], 0);
+
+  test("of like texts are closer than of others; alone or in a batch they are the same", async () => {
+    // OpenAI's client asks for base64 and decodes it.
+    const { data, usage } = await openai.embeddings.create({ model, input: texts });
+    const vectors = data.map(({ embedding }) => embedding);
+    expect(vectors.map((vector) => vector.length)).toEqual(texts.map(() => served.engine.model.hiddenSize));
+    for (const vector of vectors) expect(cosine(vector, vector)).toBeCloseTo(1, 5);
+    expect(cosine(vectors[0], vectors[1])).toBeGreaterThan(cosine(vectors[0], vectors[2]) + 0.05);
+    const alone = await openai.embeddings.create({ model, input: texts[0], encoding_format: "float" });
+    expect(cosine(alone.data[0].embedding, vectors[0])).toBeCloseTo(1, 5);
+    const ids = texts.flatMap((text) => served.engine.text.encodePrompt(text));
+    expect(usage).toEqual({ prompt_tokens: ids.length, total_tokens: ids.length });
+  });
+});
+
 test("two answers of one prompt, the first as if it were alone", async () => {
   const { choices, usage } = await openai.completions.create({ ...raw, n: 2 });
   expect(choices.map(({ index, text }) => [index, text])).toEqual(

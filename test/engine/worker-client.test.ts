@@ -104,7 +104,7 @@ describe("over the real engine", () => {
     const events = await Array.fromAsync(client.submit(request()));
     expect(idsOf(events)).toEqual(expectedIds);
     const usage = { promptTokens: promptIds.length, completionTokens: 8 };
-    expect(events.at(-1)).toEqual({ type: "finish", choice: 0, reason: "length", ...usage });
+    expect(events.at(-1)).toMatchObject({ type: "finish", choice: 0, reason: "length", ...usage });
   }
 
   test("says what it serves", async () => {
@@ -166,7 +166,7 @@ describe("over the real engine", () => {
     const events = await Array.fromAsync(
       (await starting).submit(request({ promptIds: ids }, { maxTokens: 99 })),
     );
-    expect(events.at(-1)).toEqual({
+    expect(events.at(-1)).toMatchObject({
       type: "finish",
       choice: 0,
       reason: "length",

@@ -44,10 +44,10 @@ describe("health and models", () => {
 
 describe("routes that are not there", () => {
   test("unknown path", async () => {
-    const response = await setUp().app.request("/v1/embeddings");
+    const response = await setUp().app.request("/v1/nothing");
     expect(response.status).toBe(404);
     expect(((await response.json()) as ErrorJson).error).toEqual({
-      message: 'Cannot GET "/v1/embeddings": expected a route of this API, got another',
+      message: 'Cannot GET "/v1/nothing": expected a route of this API, got another',
       type: "invalid_request_error",
       param: null,
       code: "unknown_url",

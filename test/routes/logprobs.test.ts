@@ -139,6 +139,7 @@ describe("names of tokens", () => {
   const text: TextCodec = {
     encodePrompt: (value) => [...bytes.encode(value)],
     encodeChat: () => [301],
+    spell: () => "",
     chatFormat: () => ({ toolCalls: "hermes" as const, thinks: false }),
     decode: (ids) => {
       const pieces = ids.flatMap((id) => (id === 300 ? [...bytes.encode(" word")] : id === 301 ? [] : [id]));

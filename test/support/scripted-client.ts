@@ -25,6 +25,7 @@ const model: ModelCard = {
   maxModelLen: 64,
   maxChoices: 1,
   vocabSize: 65_536,
+  hiddenSize: 4,
   isPrefixLm: true,
   defaultSampling: { temperature: 0.5, topP: 0.25, topK: 7, minP: 0.125 },
 };
@@ -34,6 +35,7 @@ const text: TextCodec = {
   encodeChat: (messages) => toCodeUnits(messages.map(({ role, content }) => `${role}:${content};`).join("")),
   chatFormat: () => ({ toolCalls: "hermes", thinks: false }),
   decode: (ids) => String.fromCharCode(...ids),
+  spell: (id) => `<${String.fromCharCode(id)}>`,
 };
 
 /** Of an engine that has done nothing yet. */

@@ -18,7 +18,7 @@ export function createTextCodec(dir: string, modelType: string): ModelTextCodec 
   const own = loadChatTemplate(dir, modelType, tokenizer);
   return {
     tokenizer,
-    encodePrompt: (text) => tokenizer.encodePrompt(text),
+    encodePrompt: (text, options) => tokenizer.encodePrompt(text, options),
     encodeChat(messages, options = {}) {
       const { chatTemplate } = options;
       const template = chatTemplate === undefined ? own : new ChatTemplate(chatTemplate, tokenizer);
@@ -32,6 +32,7 @@ export function createTextCodec(dir: string, modelType: string): ModelTextCodec 
     },
     chatFormat: (chatTemplate) => chatFormatOf(chatTemplate ?? own?.source ?? ""),
     decode: (ids, options) => tokenizer.decode(ids, options),
+    spell: (id) => tokenizer.spell(id),
     newDetokenizer: (promptIds, options) => new Detokenizer(tokenizer, promptIds, options),
   };
 }

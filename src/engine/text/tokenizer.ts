@@ -89,13 +89,19 @@ export class Tokenizer {
     );
   }
 
-  /** Ids of a raw prompt: special tokens spelled in it count, and the tokenizer's BOS is added unless it is there. */
-  encodePrompt(text: string): number[] {
+  /** Ids of a raw prompt: special tokens spelled in it count, and the tokenizer's BOS is added unless it is there, or not wanted. */
+  encodePrompt(text: string, { addSpecialTokens = true } = {}): number[] {
     const ids = this.encodeSegments(this.specials.split(text));
+    if (!addSpecialTokens) return ids;
     const { prefix, suffix } = this.#affixes;
     const begins = prefix.every((id, i) => ids[i] === id);
     const ends = suffix.every((id, i) => ids[ids.length - suffix.length + i] === id);
     return [...(begins ? [] : prefix), ...ids, ...(ends ? [] : suffix)];
+  }
+
+  /** The vocabulary's own entry; "" for an id beyond it. */
+  spell(id: number): string {
+    return this.#vocab[id] ?? "";
   }
 
   /** Ids beyond the vocabulary, which a padded output layer may choose, are left out. */

@@ -87,7 +87,6 @@ export function failed(output: readonly OutputItem[], { code, message }: ErrorBo
   return { ...begun, status: "failed", output, error: { code: code ?? "server_error", message } };
 }
 
-/** How much of the prompt came from a cache is not known here. */
 function toUsage({
   promptTokens,
   completionTokens,
