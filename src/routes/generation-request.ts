@@ -1,5 +1,5 @@
 /** From a prompt and a request's parameters to what the engine is asked for. */
-import type { GenerationRequest, ModelCard } from "../engine/client.ts";
+import type { GenerationRequest, Grammar, ModelCard } from "../engine/client.ts";
 import { InvalidRequestError } from "../engine/errors.ts";
 import { describe } from "./errors.ts";
 import type { CommonParameters } from "./parameters.ts";
@@ -21,12 +21,14 @@ export interface RequestOptions {
   topLogprobs: number | undefined;
   /** What an endpoint's own parameter asks of the prompt's tokens, beside `prompt_logprobs`. */
   promptLogprobs?: { param: string; topCount: number | undefined };
+  /** What the answer must match. */
+  grammar?: Grammar;
 }
 
 export function toGenerationRequest(
   { engine, randomSeed }: Services,
   prompt: Prompt,
-  { id, parameters, maxTokensDefault, topLogprobs, promptLogprobs }: RequestOptions,
+  { id, parameters, maxTokensDefault, topLogprobs, promptLogprobs, grammar }: RequestOptions,
 ): GenerationRequest {
   const { model } = engine;
   const promptIds = truncated(prompt.promptIds, parameters, model);
@@ -53,7 +55,7 @@ export function toGenerationRequest(
     id,
     promptIds,
     ...(prefixLength === undefined ? {} : { prefixLength }),
-    sampling,
+    sampling: { ...sampling, grammar },
     priority,
     cacheSalt,
   };

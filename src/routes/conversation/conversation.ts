@@ -77,7 +77,7 @@ export interface ConversationOptions {
   parameters: CommonParameters;
   /** How many likely tokens to list beside each chosen one; undefined for no log-probabilities. */
   topLogprobs: number | undefined;
-  /** What the text of an answer must match, if the dialect says so in parameters of its own. */
+  /** What the text of an answer must match; calls and thoughts need not. */
   grammar?: Grammar;
 }
 
@@ -103,11 +103,9 @@ export async function startConversation(
   const { engine } = services;
   const prompt = toPrompt(services, conversation);
   const format = answerFormat(services, conversation, prompt.promptIds);
-  const request = toGenerationRequest(services, prompt, { ...options, maxTokensDefault: Infinity });
-  // What the parameters ask of the answer is asked of its text; calls and thoughts are something else.
-  const grammar = answerGrammar(conversation, format, options.grammar ?? request.sampling.grammar);
-  const sampling = { ...request.sampling, grammar };
-  const generation = await startGeneration(engine, { ...request, sampling }, signal);
+  const grammar = answerGrammar(conversation, format, options.grammar);
+  const request = toGenerationRequest(services, prompt, { ...options, maxTokensDefault: Infinity, grammar });
+  const generation = await startGeneration(engine, request, signal);
   const { choiceCount, tally } = generation;
   const [started] = generation.prompts;
   const events = readAnswers(generation, format);
