@@ -30,8 +30,8 @@ export const EMBEDDING_INPUTS_MAX = 2048;
 export const EMBEDDINGS_AT_ONCE_MAX = 64;
 /** Ids that are turned to text at once. Fills a request. */
 export const TOKENS_MAX = 1024 * 1024;
-/** How deep arrays and objects may nest in a request. What the API takes needs 5. */
-export const JSON_DEPTH_MAX = 32;
+/** How deep arrays and objects may nest in a request: a schema of ten levels, OpenAI's own limit, has up to four a level. */
+export const JSON_DEPTH_MAX = 64;
 export const MESSAGES_MAX = 4096;
 export const CONTENT_PARTS_MAX = 1024;
 /** Longest name of a participant or a tool, and longest id of a call, an item or a response. */

@@ -21,6 +21,7 @@ import {
 } from "../limits.ts";
 import { describe, HttpError } from "./errors.ts";
 import { REQUEST_ID } from "./request-id.ts";
+import { outputParameters } from "./output-format.ts";
 import { logitBias, tokenIds } from "./token-parameters.ts";
 import {
   array,
@@ -107,6 +108,7 @@ export const commonParameters = {
   truncate_prompt_tokens: integerFrom(-1).optional(),
   ...choosing,
   ...telling,
+  ...outputParameters,
   ...accounting,
 };
 
