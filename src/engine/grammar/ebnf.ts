@@ -10,12 +10,38 @@ export function literal(text: string): string {
   return `"${Array.from(text, (character) => escaped(character.codePointAt(0) ?? 0)).join("")}"`;
 }
 
-/** Matches one character of the ranges, of which there must be one. */
-export function characterClass(ranges: readonly Range[]): string {
-  const parts = ranges.map(([low, high]) =>
-    low === high ? escaped(low) : `${escaped(low)}-${escaped(high)}`,
+/** Characters beyond ASCII that a set may list. */
+const LISTED_MAX = 512;
+const asciiMax = 0x7f;
+
+/**
+ * Matches one character of the ranges; null for a set that cannot be expressed. xgrammar 0.1.27 takes classes for ones of
+ * bytes: right for ASCII, and for what is not in some of ASCII. Beyond that a set must be all there is, or list few.
+ */
+export function characterClass(ranges: readonly Range[]): string | null {
+  const set = union(ranges);
+  const ascii = clipped(set, 0, asciiMax);
+  const beyond = clipped(set, asciiMax + 1, CODE_POINT_MAX);
+  if (beyond.length === 0) return ascii.length > 0 ? `[${spelled(ascii)}]` : null;
+  const isAll = String(beyond) === String(complement([[0, asciiMax]]));
+  if (isAll) return `[^${spelled(clipped(complement(set), 0, asciiMax)) || "\\u0000"}]`;
+  const listed = beyond.reduce((sum, [low, high]) => sum + high - low + 1, 0);
+  if (listed > LISTED_MAX) return null;
+  const literals = beyond.flatMap(([low, high]) =>
+    Array.from({ length: high - low + 1 }, (_, index) => literal(String.fromCodePoint(low + index))),
   );
-  return `[${parts.join("")}]`;
+  return oneOf([...(ascii.length > 0 ? [`[${spelled(ascii)}]`] : []), ...literals]);
+}
+
+function clipped(ranges: readonly Range[], low: number, high: number): Range[] {
+  const clip = ([from, to]: Range): Range => [Math.max(from, low), Math.min(to, high)];
+  return ranges.map(clip).filter(([from, to]) => from <= to);
+}
+
+function spelled(ranges: readonly Range[]): string {
+  return ranges
+    .map(([low, high]) => (low === high ? escaped(low) : `${escaped(low)}-${escaped(high)}`))
+    .join("");
 }
 
 function escaped(codePoint: number): string {

@@ -2,12 +2,12 @@
  * The rules of JSON text that schemas are made of. White space is what people and programs write: none, a space, or a
  * new line with an indent; without end a model might go on with it for ever.
  */
-import { characterClass, literal, repeated, type Rules } from "./ebnf.ts";
+import { literal, repeated, type Rules } from "./ebnf.ts";
 import { anyNumber } from "./number-ebnf.ts";
-import { jsonPlain } from "./regex-ebnf.ts";
+import { jsonPlain, plainEbnf } from "./regex-ebnf.ts";
 
 /** A character as it is; strings whose length counts have these only, so that one is one. */
-export const plainCharacter = characterClass(jsonPlain);
+export const plainCharacter = plainEbnf({ type: "set", ranges: jsonPlain });
 
 export class JsonRules {
   readonly #rules: Rules;

@@ -7,6 +7,7 @@ import type { XGrammar } from "./xgrammar.ts";
 export class Matchers {
   readonly #library: XGrammar;
   readonly #compiler: GrammarCompiler;
+  readonly #vocabSize: number;
   readonly #stopIds: readonly number[];
   readonly #grammars = new Map<number, CompiledGrammar>();
   readonly #matchers = new Map<number, GrammarMatcher>();
@@ -20,12 +21,13 @@ export class Matchers {
     ]);
     // Grammars are kept, and forgotten, by whoever owns this thread.
     const compiler = await library.GrammarCompiler.createGrammarCompiler(info, false);
-    return new Matchers(library, compiler, stopIds);
+    return new Matchers(library, compiler, model);
   }
 
-  private constructor(library: XGrammar, compiler: GrammarCompiler, stopIds: readonly number[]) {
+  private constructor(library: XGrammar, compiler: GrammarCompiler, { vocabSize, stopIds }: MatcherModel) {
     this.#library = library;
     this.#compiler = compiler;
+    this.#vocabSize = vocabSize;
     this.#stopIds = stopIds;
   }
 
@@ -48,6 +50,8 @@ export class Matchers {
     // The library aborts when asked what comes after the end.
     if (matcher.isTerminated()) return { mask: new Uint32Array(0), state: "ended" };
     const mask = new Uint32Array((await matcher.getNextTokenBitmask()).slice().buffer);
+    // Bits behind the vocabulary come as they may.
+    if (this.#vocabSize % 32 > 0) mask[mask.length - 1] &= 2 ** (this.#vocabSize % 32) - 1;
     return { mask, state: isAccepted ? stateOf(mask, this.#stopIds) : "dead" };
   }
 

@@ -124,16 +124,32 @@ interface Fractions {
   high: Bound;
 }
 
-/** `whole` with a fraction between two, all written with as many digits as the longer one, and one more. */
+/** `whole` with a fraction between two: compared in as many digits as the longer one has, and in fewer. */
 function within(whole: number, { lowFraction, low, highFraction, high }: Fractions): string[] {
-  const length = Math.max(lowFraction.length, highFraction.length) + 1;
-  const first = lowFraction.padEnd(length, "0");
-  const last = highFraction.padEnd(length, "0");
-  const from = low.isExclusive ? String(BigInt(first) + 1n).padStart(length, "0") : first;
-  const to = high.isExclusive ? String(BigInt(last) - 1n).padStart(length, "0") : last;
+  const length = Math.max(lowFraction.length, highFraction.length, 1);
+  const from = BigInt(lowFraction.padEnd(length, "0")) + (low.isExclusive ? 1n : 0n);
+  const to = BigInt(highFraction.padEnd(length, "0")) - (high.isExclusive ? 1n : 0n);
+  const found = Array.from({ length }, (_, index) => {
+    const scale = 10n ** BigInt(length - 1 - index);
+    return between((from + scale - 1n) / scale, to / scale, index + 1);
+  }).flat();
+  // What begins with less than the last may go on.
+  const tail = `[0-9]{1,${Math.max(1, FRACTION_DIGITS_MAX - length)}}`;
+  const longer = between(from, high.isExclusive ? to : to - 1n, length).map((rest) => `${rest} ${tail}`);
+  // And what begins with the first, if that itself is too little.
+  const first = low.isExclusive && from <= to ? between(from - 1n, from - 1n, length) : [];
+  const more = first.map(
+    (rest) => `${rest} "0"{0,4} [1-9] [0-9]{0,${Math.max(1, FRACTION_DIGITS_MAX - length - 5)}}`,
+  );
   const digits = literal(String(whole));
-  const found = BigInt(from) <= BigInt(to) ? sameLength(from, to).map((rest) => `${digits} "." ${rest}`) : [];
-  return lowFraction === "" && !low.isExclusive ? [digits, ...found] : found;
+  const all = [...found, ...longer, ...more].map((rest) => `${digits} "." ${rest}`);
+  return lowFraction === "" && !low.isExclusive ? [digits, ...all] : all;
+}
+
+/** Exactly `length` digits, from one number to another. */
+function between(from: bigint, to: bigint, length: number): string[] {
+  const text = (value: bigint) => String(value).padStart(length, "0");
+  return from <= to ? sameLength(text(from), text(to)) : [];
 }
 
 /** Digits behind the point that make more than `fraction`, or as much. */

@@ -1,5 +1,13 @@
 /** The members of an object as EBNF: those that are declared, in order, then others, whose names are not among them. */
-import { characterClass, complement, literal, type Range, repeated, type Rules } from "./ebnf.ts";
+import {
+  characterClass,
+  CODE_POINT_MAX,
+  complement,
+  literal,
+  type Range,
+  repeated,
+  type Rules,
+} from "./ebnf.ts";
 import type { Body, JsonRules } from "./json-rules.ts";
 import { list, plainCharacter } from "./json-rules.ts";
 
@@ -90,12 +98,15 @@ function otherThan({ isEnd, children }: Node, rest: string, rules: Rules): strin
     character.codePointAt(0) ?? 0,
     character.codePointAt(0) ?? 0,
   ]);
-  const free = complement([...taken, [0x00, 0x1f], [0x22, 0x22], [0x5c, 0x5c]]);
+  const unfree: Range[] = [...taken, [0x00, 0x1f], [0x22, 0x22], [0x5c, 0x5c]];
+  // All but some of what is beyond ASCII cannot be expressed; then nothing of it goes on.
+  const free =
+    characterClass(complement(unfree)) ?? characterClass(complement([...unfree, [0x80, CODE_POINT_MAX]]));
   return rules.add(
     [
       ...(isEnd ? [] : [literal('"')]),
       ...known.map(([character, child]) => `${literal(character)} ${otherThan(child, rest, rules)}`),
-      `${characterClass(free)} ${rest}`,
+      `${free} ${rest}`,
     ].join(" | "),
   );
 }

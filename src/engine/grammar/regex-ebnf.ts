@@ -2,11 +2,17 @@
 import { characterClass, complement, literal, oneOf, type Range, repeated, sequence, union } from "./ebnf.ts";
 import { RegexError, type RegexNode } from "./regex.ts";
 
-/** What matches one character of a set. */
+/** What matches one character of a set. Throws `RegexError` where there is none. */
 type CharacterOf = (ranges: readonly Range[]) => string;
 
 export function plainEbnf(node: RegexNode): string {
-  return toEbnf(node, characterClass);
+  return toEbnf(node, characterOf);
+}
+
+function characterOf(ranges: readonly Range[]): string {
+  const found = characterClass(ranges);
+  if (found !== null) return found;
+  throw new RegexError("expected sets that have few characters beyond ASCII, or all of them, got another");
 }
 
 /** Throws `RegexError` for a pattern of control characters, which JSON spells in too many ways. */
@@ -14,16 +20,16 @@ export function jsonEbnf(node: RegexNode): string {
   return toEbnf(node, jsonCharacter);
 }
 
-function toEbnf(node: RegexNode, characterOf: CharacterOf): string {
+function toEbnf(node: RegexNode, setOf: CharacterOf): string {
   switch (node.type) {
     case "set":
-      return characterOf(node.ranges);
+      return setOf(node.ranges);
     case "sequence":
-      return sequence(node.items.map((item) => toEbnf(item, characterOf)));
+      return sequence(node.items.map((item) => toEbnf(item, setOf)));
     case "choice":
-      return oneOf(node.items.map((item) => toEbnf(item, characterOf)));
+      return oneOf(node.items.map((item) => toEbnf(item, setOf)));
     case "repeat":
-      return repeated(toEbnf(node.item, characterOf), node.min, node.max);
+      return repeated(toEbnf(node.item, setOf), node.min, node.max);
   }
 }
 
@@ -51,8 +57,8 @@ function jsonCharacter(ranges: readonly Range[]): string {
   const letters = shortEscapes.filter(([code]) => has(code)).map(([, letter]) => letter.charCodeAt(0));
   const escapes = union(letters.map((code): Range => [code, code]));
   const items = [
-    ...(plain.length > 0 ? [characterClass(plain)] : []),
-    ...(escapes.length > 0 ? [`${literal("\\")} ${characterClass(escapes)}`] : []),
+    ...(plain.length > 0 ? [characterOf(plain)] : []),
+    ...(escapes.length > 0 ? [`${literal("\\")} ${characterOf(escapes)}`] : []),
   ];
   if (items.length === 0)
     throw new RegexError("expected characters that JSON can hold, got control characters");

@@ -1,6 +1,8 @@
 /** The `format`s of strings that are enforced, as patterns of the whole string: RFC 3339, 4122, 5321, 1123, 3986, 2673, 4291. */
 
-const date = String.raw`\d{4}-(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])`;
+const leapYear = String.raw`(\d\d([2468][048]|[13579][26]|0[48])|([02468][048]|[13579][26])00)`;
+const day = String.raw`(0[13578]|1[02])-(0[1-9]|[12]\d|3[01])|(0[469]|11)-(0[1-9]|[12]\d|30)|02-(0[1-9]|1\d|2[0-8])`;
+const date = String.raw`(${leapYear}-02-29|\d{4}-(${day}))`;
 const time = String.raw`([01]\d|2[0-3]):[0-5]\d:[0-5]\d(\.\d{1,9})?(Z|[+-]([01]\d|2[0-3]):[0-5]\d)`;
 const label = "[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?";
 const hostname = String.raw`${label}(\.${label}){0,7}`;

@@ -3,6 +3,7 @@ import { CHOICES_MAX, GRAMMAR_CHARS_MAX } from "../../limits.ts";
 import type { Grammar } from "../client.ts";
 import { InvalidRequestError } from "../errors.ts";
 import { literal, oneOf } from "./ebnf.ts";
+import { checkEbnf } from "./ebnf-check.ts";
 import type { GrammarSource } from "./protocol.ts";
 import { parseRegex, RegexError } from "./regex.ts";
 import { plainEbnf } from "./regex-ebnf.ts";
@@ -45,6 +46,7 @@ function sourceOf(grammar: Grammar): Omit<GrammarSource, "param"> {
     case "choice":
       return { kind: "ebnf", text: `root ::= ${choiceEbnf(grammar.choices)}\n` };
     case "ebnf":
+      checkEbnf(grammar.grammar);
       return { kind: "ebnf", text: grammar.grammar };
     case "structural-tag":
       return { kind: "tag", text: tagText(grammar.tag) };
