@@ -1,6 +1,7 @@
 /** The step loop over the real scheduler and KV manager and a fake runner, with a clock that the test sets. */
+import type { AdmittedRequest } from "../../src/engine/admission.ts";
 import type { GenerationRequest, SamplingParams } from "../../src/engine/client.ts";
-import { type CoreEvent, EngineCore, type RequestSink } from "../../src/engine/core.ts";
+import { type CoreEvent, type CoreOptions, EngineCore, type RequestSink } from "../../src/engine/core.ts";
 import type { KvPolicy } from "../../src/engine/kv-cache/aggregate.ts";
 import { KvManager } from "../../src/engine/kv-cache/kv-manager.ts";
 import type { SchedulerLimits } from "../../src/engine/scheduler/request.ts";
@@ -17,6 +18,7 @@ export interface HarnessOptions extends FakeRunnerOptions, Partial<SchedulerLimi
   /** The null block not counted. */
   blockCount?: number;
   isTraced?: boolean;
+  grammars?: CoreOptions["grammars"];
 }
 
 export class CoreHarness {
@@ -46,11 +48,12 @@ export class CoreHarness {
     const { runner, kv, scheduler } = this;
     const trace = { step: (step: TraceStep) => void this.traced.push(step) };
     const clock = () => this.nowMs;
-    const common = { runner, kv, scheduler, clock, vocabSize, eosTokenIds: [eos] };
+    const { grammars } = options;
+    const common = { runner, kv, scheduler, clock, vocabSize, eosTokenIds: [eos], grammars };
     this.core = new EngineCore(isTraced ? { ...common, trace } : common);
   }
 
-  submit(request: GenerationRequest, onEvent: (event: CoreEvent) => void = () => {}): void {
+  submit(request: AdmittedRequest, onEvent: (event: CoreEvent) => void = () => {}): void {
     const events: CoreEvent[] = [];
     this.events.set(request.id, events);
     const sink: RequestSink = {
