@@ -1,10 +1,10 @@
-// norm-f16: y[t, c] = f16(x[t, c] * w[c] / sqrt(mean over c of x[t, c]^2 + eps))
+// norm-f16: y[t, c] = f16(x[t, c] * w[c] / sqrt(mean over c of x[t, c]^2 + eps)), or f16(x[t, c])
 //
 // The stream's way into a product on matrix units, which takes f16. One workgroup a token; lanes stride over vectors of
 // four channels, lane sums are folded in workgroup memory. Reads x twice, the second time out of a cache: bound by
 // memory. LANES is a power of two. f16 is clamped to its range; a NaN stays a NaN.
 override LANES: u32 = 128;
-override WEIGHT: u32 = 0; // 0: no weight, 1: times w, 2: times 1 + w
+override WEIGHT: u32 = 0; // 0: no weight, 1: times w, 2: times 1 + w, 3: no norm at all
 struct Params { tokens: u32, channels: u32, eps: f32 }
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> x: array<vec4f>;       // [tokens, channels]
@@ -42,7 +42,8 @@ fn main(
     if (lane < half) { sums[lane] += sums[lane + half]; }
   }
   workgroupBarrier();
-  let scale = 1.0 / sqrt(sums[0] / f32(params.channels) + params.eps);
+  var scale = 1.0 / sqrt(sums[0] / f32(params.channels) + params.eps);
+  if (WEIGHT == 3) { scale = 1.0; }
   for (var c = lane; c < quads; c += LANES) {
     var value = x[base + c] * scale;
     if (WEIGHT == 1) { value *= weight[c]; }

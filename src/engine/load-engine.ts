@@ -276,6 +276,7 @@ async function loadModel(parts: LoadOptions): Promise<DecoderModel> {
       device: gpu.device,
       checkpoint,
       dtype,
+      bf16AsF16: gpu.traits.hasSubgroupMatrix && !gpu.traits.isCpu && !gpu.traits.deterministic,
       quantization,
       cache,
       onProgress,

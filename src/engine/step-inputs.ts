@@ -1,4 +1,5 @@
 /** Writes a batch into the device tensors that layers read: one small upload a tensor, the same bindings always. */
+import { type QueryRun, queryTiles } from "../gpu/kernels/attention-prefill.ts";
 import { ID_FROM_SAMPLED } from "../gpu/kernels/embedding.ts";
 import { SAMPLE_SETTINGS_WORDS, writeSampleSettings } from "../gpu/kernels/sample.ts";
 import { createTensor, rows, type Tensor, writeTensor } from "../gpu/tensor.ts";
@@ -37,6 +38,7 @@ interface Counts {
   sequences: number;
   rows: number;
   pools: number;
+  tiles: number;
 }
 
 export class StepInputs {
@@ -53,6 +55,7 @@ export class StepInputs {
     this.#device = device;
     this.#tensors = {
       tokenIds: u32("token-ids", tokens),
+      queryTiles: u32("query-tiles", tokens, 4),
       groups: Array.from({ length: groupCount }, () => ({
         tokensMeta: u32("tokens-meta", tokens, 4),
         blockTables: u32("block-tables", sequences, blocksPerSequence),
@@ -69,12 +72,20 @@ export class StepInputs {
   write(batch: readonly Rectangle[]): StepTensors {
     const rowsWanted = rowCount(batch) + observedRowCount(batch);
     const pools = batch.filter(isPooled).length;
-    const counts = { tokens: tokenCount(batch), sequences: batch.length, rows: rowsWanted, pools };
+    const tiles = queryTiles(queryRuns(batch));
+    const counts = {
+      tokens: tokenCount(batch),
+      sequences: batch.length,
+      rows: rowsWanted,
+      pools,
+      tiles: tiles.length / 4,
+    };
     checkCounts(counts, this.limits);
     for (const rectangle of batch) checkTables(rectangle, this.limits);
     this.#writeTokenIds(batch, counts.tokens);
     this.#tensors.groups.forEach((_, group) => this.#writeGroup(batch, group, counts.tokens));
     this.#writeSequences(batch);
+    writeTensor(this.#device, this.#tensors.queryTiles, tiles);
     writeTensor(this.#device, this.#tensors.pools, poolRanges(batch));
     this.#writeRows(batch, counts.rows);
     return this.#narrowed(counts);
@@ -82,13 +93,14 @@ export class StepInputs {
 
   /** The tensors for a batch of these sizes, whatever they hold: for compiling ahead. */
   shaped(tokens: number, rowsWanted: number): StepTensors {
-    return this.#narrowed({ tokens, sequences: 1, rows: rowsWanted, pools: 0 });
+    return this.#narrowed({ tokens, sequences: 1, rows: rowsWanted, pools: 0, tiles: 1 });
   }
 
-  #narrowed({ tokens, sequences, rows: rowsWanted, pools }: Counts): StepTensors {
+  #narrowed({ tokens, sequences, rows: rowsWanted, pools, tiles }: Counts): StepTensors {
     const all = this.#tensors;
     return {
       tokenIds: rows(all.tokenIds, tokens),
+      queryTiles: rows(all.queryTiles, tiles),
       groups: all.groups.map(({ tokensMeta, blockTables }) => ({
         tokensMeta: rows(tokensMeta, tokens),
         blockTables: rows(blockTables, sequences),
@@ -195,6 +207,16 @@ function poolRanges(batch: readonly Rectangle[]): Uint32Array {
     first += tokenIds.length;
   }
   return Uint32Array.from(ranges);
+}
+
+/** The tokens of each rectangle, which follow each other in the step and in their sequence. */
+function queryRuns(batch: readonly Rectangle[]): QueryRun[] {
+  let firstToken = 0;
+  return batch.map(({ tokenIds: { length: tokens } }, sequence) => {
+    const run = { firstToken, tokens, sequence };
+    firstToken += tokens;
+    return run;
+  });
 }
 
 function checkCounts(counts: Counts, limits: BatchLimits): void {

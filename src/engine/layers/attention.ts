@@ -10,6 +10,7 @@ import { sigmoidGate } from "../../gpu/kernels/sigmoid-gate.ts";
 import type { Tensor } from "../../gpu/tensor.ts";
 import type { KvCacheSpec, KvDtype } from "../kv-cache/spec.ts";
 import { forwardFused, fusesAttention } from "./attention-decode.ts";
+import { forwardOnMatrixUnits, usesMatrixAttention } from "./attention-matrix.ts";
 import type { BranchIo } from "./block.ts";
 import type { ForwardContext, MetadataKind } from "./context.ts";
 import type { Linear } from "./linear.ts";
@@ -88,6 +89,10 @@ export class Attention {
   forward(context: ForwardContext, io: BranchIo): void {
     if (fusesAttention(context, this.options)) {
       forwardFused(context, this.options, { ...io, kind: this.metadataBuilder.kind });
+      return;
+    }
+    if (usesMatrixAttention(context, this.options)) {
+      forwardOnMatrixUnits(context, this.options, { ...io, kind: this.metadataBuilder.kind });
       return;
     }
     const { heads, headDim, scale, slidingWindow, softCap, gated, projection, output, slot } = this.options;

@@ -1,17 +1,19 @@
 /** A product with a weight matrix, and what goes before and after it. */
 import { fusedLinear } from "../../gpu/kernels/fused-linear.ts";
 import { type Activation, gatedActivation } from "../../gpu/kernels/gated-activation.ts";
+import { gemm } from "../../gpu/kernels/gemm.ts";
 import { linear } from "../../gpu/kernels/linear.ts";
+import { normF16 } from "../../gpu/kernels/norm-f16.ts";
 import type { Tensor } from "../../gpu/tensor.ts";
 import type { ForwardContext } from "./context.ts";
-import { isFused } from "./fusion.ts";
+import { isFused, usesMatrixUnits } from "./fusion.ts";
 import type { RmsNorm } from "./norm.ts";
 import type { Workspace } from "./workspace.ts";
 
 export interface LinearIo {
-  /** f32 [rows, inputs] */
+  /** f32 [rows, inputs], or what `inputDtype` says. */
   x: Tensor;
-  /** f32 [rows, outputs]; half as many outputs behind an activation. Not the memory of x. */
+  /** f32 [rows, outputs], or f16 where `usesMatrixUnits`; half as many outputs behind an activation. Not the memory of x. */
   y: Tensor;
   /** Norms x first. */
   norm?: RmsNorm;
@@ -36,6 +38,11 @@ export class Linear {
     return this.weight.shape[0];
   }
 
+  /** What x is best given as: f16 spares a product on matrix units a conversion. */
+  inputDtype(context: ForwardContext, rowCount: number): "f32" | "f16" {
+    return usesMatrixUnits(context, this.weight, rowCount) ? "f16" : "f32";
+  }
+
   /** y = act(norm(x) W^T + b): one kernel where few rows allow it, else one each. `scratch` has a row for each of x. */
   forward(context: ForwardContext, io: LinearIo, scratch: Workspace = context.workspace): void {
     const { x, y, norm, activation, accumulate } = io;
@@ -43,6 +50,11 @@ export class Linear {
     if (isFused(context, x.shape[0])) {
       const options = { x, y, weight, bias, activation, accumulate, norm: norm?.fused };
       context.recorder.add(fusedLinear(context.traits, options));
+      return;
+    }
+    if (usesMatrixUnits(context, weight, x.shape[0])) {
+      const half = this.#toHalf(context, io, scratch);
+      context.recorder.add(gemm(context.traits, { x: half, y, weight, bias, activation, accumulate }));
       return;
     }
     const normed = norm ? scratch.tensor("normed", x.shape[0], x.shape[1]) : x;
@@ -55,5 +67,14 @@ export class Linear {
     const both = scratch.tensor("gate-up", x.shape[0], this.outputs);
     context.recorder.add(linear(context.traits, { x: normed, y: both, weight, bias }));
     context.recorder.add(gatedActivation(context.traits, { x: both, y, activation }));
+  }
+
+  /** x, normed if asked for, in f16. */
+  #toHalf(context: ForwardContext, { x, norm }: LinearIo, scratch: Workspace): Tensor {
+    if (x.dtype === "f16") return x;
+    const half = scratch.tensor("normed", x.shape[0], x.shape[1], "f16");
+    if (norm) norm.forwardHalf(context, { x, y: half });
+    else context.recorder.add(normF16(context.traits, { x, y: half, eps: 0, normed: false }));
+    return half;
   }
 }

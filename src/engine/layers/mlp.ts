@@ -22,7 +22,9 @@ export class GatedMlp {
   /** y = mlp(norm(x)), or y += with `accumulate`. */
   forward(context: ForwardContext, { x, norm, y, accumulate }: BranchIo): void {
     const { gateUp, down, activation } = this.#options;
-    const activated = context.workspace.tensor("activated", context.tokens, gateUp.outputs / 2);
+    const { workspace, tokens } = context;
+    const isHalf = [gateUp, down].every((product) => product.inputDtype(context, tokens) === "f16");
+    const activated = workspace.tensor("activated", tokens, gateUp.outputs / 2, isHalf ? "f16" : "f32");
     gateUp.forward(context, { x, norm, y: activated, activation });
     down.forward(context, { x: activated, y, accumulate });
   }

@@ -12,14 +12,17 @@ export class Workspace {
     this.#capacity = capacity;
   }
 
-  /** f32 [count, channels]. The same name gives the same memory: valid until something else writes to that name. */
-  tensor(name: string, count: number, channels: number): Tensor {
-    const key = `${name} ${channels}`;
+  /**
+   * [count, channels], f32 or as given. The same name and format give the same memory: valid until something else
+   * writes to that name.
+   */
+  tensor(name: string, count: number, channels: number, dtype: "f32" | "f16" = "f32"): Tensor {
+    const key = `${name} ${channels} ${dtype}`;
     let whole = this.#tensors.get(key);
     if (!whole) {
       whole = createTensor(this.#device, {
         name,
-        dtype: "f32",
+        dtype,
         shape: [this.#capacity, channels],
         readable: true,
       });

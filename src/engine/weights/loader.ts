@@ -11,7 +11,7 @@ import { quantize, type QuantizedDtype, type QuantizedRows } from "./quantize.ts
 import type { Checkpoint, StoredTensor } from "./safetensors.ts";
 import { Uploader } from "./uploader.ts";
 
-/** `auto` keeps each matrix as it is stored. */
+/** `auto` keeps each matrix as it is stored, but for bfloat16 where matrix units take f16 only. */
 export const weightDtypes = ["auto", "f32", "f16", "bf16"] as const;
 export type WeightDtype = (typeof weightDtypes)[number];
 
@@ -20,6 +20,8 @@ export interface WeightLoaderOptions {
   checkpoint: Checkpoint;
   /** Of matrices that are not quantised. */
   dtype: WeightDtype;
+  /** With `auto`, matrices stored in bfloat16 become f16, which holds the same numbers between 2^-14 and 2^16. */
+  bf16AsF16?: boolean;
   quantization?: Quantization | null;
   /** Where quantised matrices are kept for the next time. */
   cache?: QuantizationCache | null;
@@ -81,14 +83,18 @@ export class WeightLoader implements WeightSource {
       return this.#quantized(stored, { names, rows, columns, dtype: quantized, group: quantization.group });
     }
     if (quantization && use !== "table") this.unquantized.push(parts[0].name);
-    const dtype = wanted === "auto" ? storedAs[stored[0].dtype] : wanted;
-    return this.#join(parts, stored, dtype, [columns]);
+    return this.#join(parts, stored, this.#dtypeOf(stored[0], wanted), [columns]);
   }
 
   /** f32 [sum of sizes] of small tensors: norm weights, biases. */
   async vector(parts: readonly Part[]): Promise<Tensor> {
     const stored = parts.map(({ name, rows }) => this.#options.checkpoint.tensor(name, [rows]));
     return this.#join(parts, stored, "f32", []);
+  }
+
+  #dtypeOf({ dtype }: StoredTensor, wanted: WeightDtype): Dtype {
+    if (wanted !== "auto") return wanted;
+    return dtype === "BF16" && this.#options.bf16AsF16 ? "f16" : storedAs[dtype];
   }
 
   async #join(
@@ -115,8 +121,7 @@ export class WeightLoader implements WeightSource {
     const { checkpoint } = this.#options;
     const scale = bytesPerElement[target.dtype] / DTYPE_BYTES[stored.dtype];
     for await (const { offset, bytes } of checkpoint.chunks(stored, chunkBytes)) {
-      const data =
-        storedAs[stored.dtype] === target.dtype ? bytes : convert(bytes, stored.dtype, target.dtype);
+      const data = storedAs[stored.dtype] === target.dtype ? bytes : convert(bytes, stored, target.dtype);
       await this.#uploader.write(target, data, targetOffset + offset * scale);
       this.#advance(bytes.byteLength);
     }
@@ -188,8 +193,16 @@ function quantizeChecked(
   }
 }
 
-function convert(bytes: Uint8Array, from: StoredDtype, to: Dtype): ArrayBufferView {
-  const values = toF32(bytes, from);
+function convert(bytes: Uint8Array, { name, dtype }: StoredTensor, to: Dtype): ArrayBufferView {
+  const values = toF32(bytes, dtype);
   if (to === "bf16") return f32ToBf16(values);
-  return to === "f16" ? f32ToF16(values) : values;
+  if (to !== "f16") return values;
+  const tooLarge = values.find((value) => Math.abs(value) >= F16_LIMIT);
+  if (tooLarge === undefined) return f32ToF16(values);
+  throw new CheckpointError(
+    `Cannot load ${name} as f16: expected numbers below ${F16_LIMIT}, got ${tooLarge}. Use --dtype bf16 or f32`,
+  );
 }
+
+/** From here on a number rounds to an infinite f16. */
+const F16_LIMIT = 65520;

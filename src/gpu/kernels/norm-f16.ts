@@ -31,6 +31,8 @@ export interface NormF16Options {
   x: Tensor;
   /** f16 [tokens, channels] */
   y: Tensor;
+  /** False only rounds. Default true. */
+  normed?: boolean;
   /** f32 [channels]; left out, the norm has no weight. */
   weight?: Tensor;
   /** Multiplies by 1 + w instead of w, as Gemma does. */
@@ -60,7 +62,7 @@ export function addNormF16(traits: GpuTraits, options: NormF16Options & { partia
 
 function dispatch(
   traits: GpuTraits,
-  { weight, weightPlusOne, eps }: NormF16Options,
+  { weight, weightPlusOne, eps, normed = true }: NormF16Options,
   given: Pick<Dispatch, "spec" | "tensors"> & { sizes: Record<string, number>; shares: number },
 ): Dispatch {
   const { spec, tensors, sizes, shares } = given;
@@ -68,7 +70,7 @@ function dispatch(
   return {
     spec,
     file: spec.name,
-    constants: { LANES: traits.isCpu ? 4 : 128, WEIGHT: !weight ? 0 : weightPlusOne ? 2 : 1 },
+    constants: { LANES: traits.isCpu ? 4 : 128, WEIGHT: !normed ? 3 : !weight ? 0 : weightPlusOne ? 2 : 1 },
     tensors,
     params: { tokens, channels, shares, eps },
     workgroups: rowGrid(tokens),

@@ -47,7 +47,13 @@ async function withLoader<T>(
     dtype = "auto",
     shards = 1,
     quantization = null,
-  }: { dtype?: WeightDtype; shards?: number; quantization?: Quantization | null },
+    bf16AsF16 = false,
+  }: {
+    dtype?: WeightDtype;
+    shards?: number;
+    quantization?: Quantization | null;
+    bf16AsF16?: boolean;
+  },
   body: (loader: WeightLoader, progress: Progress[]) => Promise<T>,
 ): Promise<T> {
   return withTempDir(async (dir) => {
@@ -56,7 +62,8 @@ async function withLoader<T>(
     const checkpoint = await Checkpoint.open(dir);
     const progress: Progress[] = [];
     const onProgress = (done: number, all: number) => progress.push({ done, all });
-    const loader = new WeightLoader({ device: readableDevice, checkpoint, dtype, quantization, onProgress });
+    const formats = { dtype, quantization, bf16AsF16 };
+    const loader = new WeightLoader({ device: readableDevice, checkpoint, ...formats, onProgress });
     return body(loader, progress).finally(() => checkpoint.close());
   });
 }
@@ -135,7 +142,7 @@ describe("matrix", () => {
 
   test("more than a chunk arrives whole, every chunk at its place", async () => {
     const [rowCount, columns] = [2100, 1024]; // 8.6 MB in float32: two chunks, the second one a short one
-    const numbers = Float32Array.from({ length: rowCount * columns }, (_, i) => i % 65_521);
+    const numbers = Float32Array.from({ length: rowCount * columns }, (_, i) => i % 65_519);
     for (const dtype of ["auto", "f16"] as const) {
       const tensor = stored("w", [rowCount, columns], numbers, "F32");
       await withLoader([tensor], { dtype }, async (loader, progress) => {
@@ -148,6 +155,27 @@ describe("matrix", () => {
         expect(progress.length).toBe(2);
       });
     }
+  });
+
+  test("bfloat16 is kept by auto, or held as f16 where matrix units need it", async () => {
+    const numbers = Float32Array.from([1, -0.5, 3.140625, 65_280, -65_280, 2 ** -14, 0, 0.0078125]);
+    const tensor = stored("w", [1, 8], numbers, "BF16");
+    for (const bf16AsF16 of [false, true]) {
+      await withLoader([tensor], { bf16AsF16 }, async (loader) => {
+        const loaded = await loader.matrix([{ name: "w", rows: 1 }], 8);
+        expect(loaded.dtype).toBe(bf16AsF16 ? "f16" : "bf16");
+        if (bf16AsF16) expect([...new Float16Array(await readBytes(gpu, loaded))]).toEqual([...numbers]);
+      });
+    }
+  });
+
+  test("a number that f16 cannot hold is refused by name", async () => {
+    const tensor = stored("model.w", [1, 8], Float32Array.of(0, 0, 0, 65_536, 0, 0, 0, 0), "BF16");
+    await withLoader([tensor], { dtype: "f16" }, async (loader) => {
+      const error = await rejection(loader.matrix([{ name: "model.w", rows: 1 }], 8));
+      expect(error).toBeInstanceOf(CheckpointError);
+      expect(error.message).toContain("Cannot load model.w as f16: expected numbers below 65520, got 65536");
+    });
   });
 
   test("columns that do not come in eights are refused", async () => {
