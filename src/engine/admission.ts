@@ -47,7 +47,12 @@ function checkPrompt({ promptIds }: GenerationRequest, { maxModelLen, vocabSize 
 /** A token that sees its own future is not foretold: its log-probability would be no such thing. */
 function checkPromptLogprobs(request: GenerationRequest, { isPrefixLm }: ModelCard): void {
   const { prefixLength = isPrefixLm ? request.promptIds.length : 0, sampling } = request;
-  if (sampling.promptLogprobs === undefined || prefixLength === 0) return;
+  if (sampling.promptLogprobs === undefined) return;
+  if (request.wantsMeanState)
+    throw new InvalidRequestError(
+      "Cannot read a prompt twice: expected log-probabilities or a mean state, got both",
+    );
+  if (prefixLength === 0) return;
   throw new InvalidRequestError(
     `Cannot give log-probabilities of the prompt: expected a causal one (prefix_len 0), got a bidirectional prefix of ${prefixLength} tokens, in which each token sees itself and its future`,
     "prompt_logprobs",

@@ -1,5 +1,4 @@
 /** What the answers of OpenAI's endpoints have in common: head, choices, chunks and usage. */
-import type { TokenTally } from "./token-tally.ts";
 
 /** What an answer and all its chunks share. */
 export interface AnswerHead {
@@ -85,7 +84,7 @@ export class ChunkMaker {
   readonly #usageSoFar: () => object;
 
   /** `tally` tells the usage so far. */
-  constructor(object: string, { includeUsage, continuousUsage, ...head }: StreamHead, tally: TokenTally) {
+  constructor(object: string, { includeUsage, continuousUsage, ...head }: StreamHead, tally: TokenCounts) {
     this.#head = { ...head, object };
     // OpenAI promises "usage": null on the other chunks of a stream that ends with usage, and no such field otherwise.
     this.#usageSoFar = () => (includeUsage ? { usage: continuousUsage ? toUsage([tally]) : null } : {});

@@ -58,7 +58,12 @@ export async function* completionChunks(
   view: CompletionView,
 ): AsyncGenerator<object> {
   const { events, choiceCount, tally } = generation;
-  const chunks = new ChunkMaker(object, head, tally);
+  const { promptTokens } = tally;
+  const chunks = new ChunkMaker(
+    object,
+    head,
+    view.hasAnswers ? tally : { promptTokens, completionTokens: 0 },
+  );
   const parts = await promptParts(generation, view);
   const partOf = (index: number) => parts[Math.floor((index * parts.length) / choiceCount)];
   for (let index = 0; index < choiceCount; index++) {
@@ -73,8 +78,8 @@ export async function* completionChunks(
     const ids = tally.takeIds(index);
     const idFields = view.showTokenIds ? { token_ids: view.hasAnswers ? ids : [] } : {};
     if (event.type === "finish") {
-      const { reason, stop } = event;
       finishes[index] = shownFinish(event, view);
+      const { reason, stop } = finishes[index];
       yield chunks.choice({ index, part: { text: "", ...idFields }, reason, stop });
     } else if (view.hasAnswers && (event.text !== "" || tokens.length > 0 || view.showTokenIds)) {
       const logprobs = logprobsOf(partOf(index), tokens, false);
@@ -113,5 +118,6 @@ function logprobsOf(part: PromptPart, tokens: readonly NamedLogprobs[], withProm
 }
 
 function shownFinish(finish: Finish, { hasAnswers }: CompletionView): Finish {
-  return hasAnswers ? finish : { ...finish, completionTokens: 0 };
+  // What the one token that nobody sees would have ended is of no interest.
+  return hasAnswers ? finish : { ...finish, reason: "length", stop: undefined, completionTokens: 0 };
 }

@@ -154,6 +154,10 @@ describe("admission", () => {
     expect(() => admit(request(prefixLength), model)).toThrow("sees itself and its future");
   });
 
+  test("refuses a mean state beside them", () => {
+    expect(() => admit({ ...request(0), wantsMeanState: true }, model)).toThrow("got both");
+  });
+
   test("takes a causal prompt", () => {
     expect(admit(request(0), model).sampling.promptLogprobs).toBe(0);
     expect(admit(request(), { ...model, isPrefixLm: false }).sampling.promptLogprobs).toBe(0);

@@ -189,8 +189,15 @@ describe("echo", () => {
     const end = { finish_reason: "length", prompt_token_ids: codes("ab") };
     expect(choices).toEqual([{ index: 0, text: "ab", logprobs: part(0, 2), token_ids: [], ...end }]);
     expect(usage).toMatchObject({ prompt_tokens: 2, completion_tokens: 0, total_tokens: 2 });
-    const chunks = await chunksFor(body);
-    expect(chunks.map(({ choices: [{ text }] }) => text)).toEqual(["ab", ""]);
+    const stream_options = { include_usage: true, continuous_usage_stats: true };
+    const chunks = await chunksFor({ ...body, stream_options });
+    expect(chunks.map(({ choices }) => choices.at(0)?.text)).toEqual(["ab", "", undefined]);
+    for (const chunk of chunks) expect(chunk.usage).toMatchObject({ completion_tokens: 0 });
+    const ends: Script = async function* () {
+      yield { type: "prompt", cachedTokens: 0, logprobs: foretold("b") };
+      yield { type: "finish", choice: 0, reason: "stop", stop: 7, promptTokens: 2, completionTokens: 1 };
+    };
+    expect((await ask({ ...body, stop_token_ids: [7] }, ends)).choices).toEqual(choices);
   });
 
   test("is what max_tokens 0 needs", async () => {
