@@ -8,6 +8,7 @@ import { toGivenTools, toolChoice, tools } from "./chat-tools.ts";
 import { type Conversation, startConversation } from "./conversation/conversation.ts";
 import { checkTools } from "./conversation/tools.ts";
 import type { Endpoint } from "./endpoint.ts";
+import { toGrammar } from "./output-format.ts";
 import { commonParameters } from "./parameters.ts";
 import { toPromptView } from "./prompt-view.ts";
 import type { ChatSettings } from "./services.ts";
@@ -32,7 +33,8 @@ export const chatCompletions: Endpoint<ChatParameters> = {
   idPrefix: "chatcmpl-",
   start: async (parameters, { services, id, signal }) => {
     const conversation = toConversation(parameters, services.chat);
-    const options = { id, parameters, topLogprobs: toTopLogprobs(parameters) };
+    const grammar = toGrammar(parameters);
+    const options = { id, parameters, topLogprobs: toTopLogprobs(parameters), grammar };
     const answers = await startConversation(services, conversation, options, signal);
     const view = toPromptView(parameters, services.engine);
     return {

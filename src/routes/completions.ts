@@ -6,6 +6,7 @@ import { completionChunks, type CompletionView, wholeCompletion } from "./comple
 import type { Endpoint, StartOptions } from "./endpoint.ts";
 import { type Generation, startGenerations } from "./generation.ts";
 import { toGenerationRequest } from "./generation-request.ts";
+import { toGrammar } from "./output-format.ts";
 import { commonParameters } from "./parameters.ts";
 import { toPromptView } from "./prompt-view.ts";
 import { type RawPrompt, rawPrompts, toIds } from "./prompts.ts";
@@ -63,6 +64,7 @@ function start(parameters: CompletionParameters, options: StartOptions): Promise
           max_tokens === 0 ? { ...parameters, max_tokens: 1, max_completion_tokens: 1 } : parameters,
         maxTokensDefault: MAX_TOKENS_DEFAULT,
         topLogprobs: logprobs,
+        grammar: toGrammar(parameters),
         promptLogprobs: echo ? { param: "logprobs", topCount: logprobs } : undefined,
       },
     ),

@@ -1,7 +1,6 @@
 /** From a request's parameters to the sampling that the engine is asked for. */
 import type { EngineClient, SamplingParams } from "../engine/client.ts";
 import type { CommonParameters } from "./parameters.ts";
-import { toGrammar } from "./output-format.ts";
 import { checkVocabulary, toBadWordIds } from "./token-parameters.ts";
 import { refusal } from "./validation.ts";
 
@@ -39,7 +38,6 @@ export function toSampling(parameters: CommonParameters, context: SamplingContex
     penalties: toPenalties(parameters, engine),
     logprobs: topLogprobs,
     promptLogprobs,
-    grammar: toGrammar(parameters),
   };
 }
 
