@@ -9,17 +9,19 @@ override GROUP_EIGHTHS: u32 = 4; // of i8 and i4: consecutive inputs that share 
 override GATED: u32 = 0;      // 1: attention's result is multiplied by sigmoid(gate)
 override BIAS: u32 = 0;       // 1: adds bias
 override ACCUMULATE: u32 = 0; // 1: adds to what y holds
+override OUTPUTS: u32 = 1;
+override HEAD_DIM: u32 = 8;
+override SPLITS: u32 = 2;
+override GATE_ROW: u32 = 0;
+override GATE_OFFSET: u32 = 0;
 const TOKENS: u32 = 1;
 const ROWS: u32 = 2;
 const TEAMS: u32 = 4;
 const TEAM_LANES: u32 = 32;
 const UNROLL: u32 = 2;
-const WHOLE: bool = false; // a row is a multiple of 8 * TEAM_LANES * UNROLL
 const SUBGROUPS: u32 = 32;
 const INPUTS: u32 = 128;
-struct Params {
-  tokens: u32, outputs: u32, head_dim: u32, splits: u32, gate_row: u32, gate_offset: u32
-}
+struct Params { tokens: u32 }
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> shares: array<vec4f>; // [tokens, share_row]
 @group(0) @binding(2) var<storage, read> gate: array<vec4f>;   // [tokens, gate_row]
@@ -28,6 +30,7 @@ struct Params {
 @group(0) @binding(5) var<storage, read> bias: array<f32>;     // [biases]
 @group(0) @binding(6) var<storage, read_write> y: array<f32>;  // [tokens, outputs]
 
+const WHOLE: bool = INPUTS % (8 * TEAM_LANES * UNROLL) == 0; // no lane has less to do than others
 const LANES: u32 = TEAMS * TEAM_LANES;
 const GROUP_OUTPUTS: u32 = TEAMS * ROWS;
 const SUMS: u32 = TOKENS * ROWS;
@@ -45,6 +48,12 @@ struct Words { a: vec4u, b: vec4u }
 fn scale_bits(i: u32) -> u32 {
   let group = i / GROUP_EIGHTHS;
   return scales[group / 2] >> (16 * (group % 2));
+}
+
+/// Known without a look at the params, which are slow to come, where there is one.
+fn tokens() -> u32 {
+  if (TOKENS == 1) { return 1; }
+  return params.tokens;
 }
 
 fn load(i: u32) -> Words {
@@ -113,10 +122,10 @@ fn sigmoid(x: vec4f) -> vec4f {
 
 /// Four channels of attention's result: the shares, weighted by how far their maxima lie below the largest.
 fn combined(t: u32, quad: u32) -> vec4f {
-  let slice = params.head_dim / 4;
+  let slice = HEAD_DIM / 4;
   let step = slice + 1;
-  let heads = INPUTS / params.head_dim;
-  let base = (t * heads + quad / slice) * params.splits * step;
+  let heads = INPUTS / HEAD_DIM;
+  let base = (t * heads + quad / slice) * SPLITS * step;
   let c = quad % slice;
   var taken = 1u;
   var most = -3e38;
@@ -127,7 +136,7 @@ fn combined(t: u32, quad: u32) -> vec4f {
     var values: array<vec4f, 4>;
     var ends: array<vec4f, 4>;
     for (var i = 0u; i < 4; i++) {
-      let at = base + min(s + i, params.splits - 1) * step;
+      let at = base + min(s + i, SPLITS - 1) * step;
       values[i] = shares[at + c];
       ends[i] = shares[at + slice];
     }
@@ -149,7 +158,7 @@ fn combined(t: u32, quad: u32) -> vec4f {
     }
   }
   sum /= weight;
-  if (GATED == 1) { sum *= sigmoid(gate[(t * params.gate_row + params.gate_offset) / 4 + quad]); }
+  if (GATED == 1) { sum *= sigmoid(gate[(t * GATE_ROW + GATE_OFFSET) / 4 + quad]); }
   return sum;
 }
 
@@ -170,13 +179,13 @@ fn main(
   @builtin(subgroup_size) size: u32,
 ) {
   let first = (group.y * grid.x + group.x) * GROUP_OUTPUTS;
-  if (first >= params.outputs) { return; }
+  if (first >= OUTPUTS) { return; }
 
   // The output that this lane finishes; what it adds to is read ahead.
   let out_t = local.x / GROUP_OUTPUTS;
   let out_n = first + local.x % GROUP_OUTPUTS;
-  let finishes = local.x < TOKENS * GROUP_OUTPUTS && out_t < params.tokens && out_n < params.outputs;
-  let out = out_t * params.outputs + out_n;
+  let finishes = local.x < TOKENS * GROUP_OUTPUTS && out_t < tokens() && out_n < OUTPUTS;
+  let out = out_t * OUTPUTS + out_n;
   var before = 0.0;
   if (ACCUMULATE == 1 && finishes) { before = y[out]; }
 
@@ -185,13 +194,13 @@ fn main(
   var words: array<Words, ROWS * UNROLL>;
   for (var u = 0u; u < UNROLL; u++) {
     for (var r = 0u; r < ROWS; r++) {
-      words[u * ROWS + r] = load(min(n + r, params.outputs - 1) * EIGHTHS + min(member + u * TEAM_LANES, EIGHTHS - 1));
+      words[u * ROWS + r] = load(min(n + r, OUTPUTS - 1) * EIGHTHS + min(member + u * TEAM_LANES, EIGHTHS - 1));
     }
   }
   for (var i = local.x; i < TOKENS * 2 * EIGHTHS; i += LANES) {
     let quad = i % (2 * EIGHTHS);
     let t = i / (2 * EIGHTHS);
-    attended[(2 * t + quad % 2) * EIGHTHS + quad / 2] = combined(min(t, params.tokens - 1), quad);
+    attended[(2 * t + quad % 2) * EIGHTHS + quad / 2] = combined(min(t, tokens() - 1), quad);
   }
   workgroupBarrier();
   var sums: array<f32, SUMS>;
@@ -218,7 +227,7 @@ fn main(
       for (var u = 0u; u < UNROLL; u++) {
         for (var r = 0u; r < ROWS; r++) {
           let next = min(k + (UNROLL + u) * TEAM_LANES, EIGHTHS - 1);
-          words[u * ROWS + r] = load(min(n + r, params.outputs - 1) * EIGHTHS + next);
+          words[u * ROWS + r] = load(min(n + r, OUTPUTS - 1) * EIGHTHS + next);
         }
       }
     }

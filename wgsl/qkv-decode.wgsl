@@ -11,16 +11,18 @@ override GROUP_EIGHTHS: u32 = 4; // of i8 and i4: consecutive inputs that share 
 override KV_FORMAT: u32 = 0; // of kv, likewise
 override NORM: u32 = 0;      // of x: 0 none, 1 RMS, 2 RMS times w, 3 RMS times 1 + w
 override BIAS: u32 = 0;      // 1: adds bias
+override INPUTS: u32 = 8;
+override Y_HEADS: u32 = 1;    // gates and queries
+override GATE_HEADS: u32 = 0;
+override KV_HEADS: u32 = 1;
+override HEAD_DIM: u32 = 4;
+override ROTARY_DIM: u32 = 0;
+override BLOCK_SIZE: u32 = 1;
 const TOKENS: u32 = 1;
 const TEAMS: u32 = 4;
 const TEAM_LANES: u32 = 32;
-const UNROLL: u32 = 2;
-const WHOLE: bool = false; // a row is a multiple of 8 * TEAM_LANES * UNROLL
 const SUBGROUPS: u32 = 32;
-struct Params {
-  tokens: u32, inputs: u32, y_heads: u32, gate_heads: u32, kv_heads: u32, head_dim: u32, rotary_dim: u32,
-  positions: u32, blocks: u32, block_size: u32, eps: f32
-}
+struct Params { tokens: u32, positions: u32, blocks: u32, eps: f32 }
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> x: array<vec4f>;           // [tokens, inputs]
 @group(0) @binding(2) var<storage, read> weight: array<vec4u>;      // [rows, inputs]
@@ -40,34 +42,22 @@ var<workgroup> partial: array<f32, SUBGROUPS * SUMS>; // [subgroup, sum]
 /// Eight consecutive elements of a row.
 struct Eight { a: vec4f, b: vec4f }
 
-/// The same as stored: 16-bit elements in a, fewer bits in its first words, before the scale's bits.
-struct Words { a: vec4u, b: vec4u }
-
 /// Where a team's rows are: a head (gates, queries, keys and values counted through), and the channels of both pairs.
 struct Quad { head: u32, channels: vec2u, turns: bool }
 
-/// Rows are whole groups, so groups are counted through the matrix.
-fn scale_bits(i: u32) -> u32 {
-  let group = i / GROUP_EIGHTHS;
-  return scales[group / 2] >> (16 * (group % 2));
+/// Known without a look at the params, which are slow to come, where there is one.
+fn tokens() -> u32 {
+  if (TOKENS == 1) { return 1; }
+  return params.tokens;
 }
 
-fn load(i: u32) -> Words {
-  if (FORMAT == 0) { return Words(weight[2 * i], weight[2 * i + 1]); }
-  if (FORMAT == 3) {
-    let at = 2 * (i % 2);
-    return Words(vec4u(weight[i / 2][at], weight[i / 2][at + 1], scale_bits(i), 0), vec4u());
-  }
-  if (FORMAT == 4) { return Words(vec4u(weight[i / 4][i % 4], 0, scale_bits(i), 0), vec4u()); }
-  return Words(weight[i], vec4u());
-}
-
-/// Eight integers, each times what its place in its word makes it worth. An integer below 2^23 under the exponent of
-/// 2^23 is 2^23 + itself, exactly: bits are masked in place, and nothing is shifted or converted.
-fn integers(words: vec4u) -> Eight {
+/// The matrix's i-th eight, of i8 or i4: integers, each times what its place in its word makes it worth. An integer below
+/// 2^23 under the exponent of 2^23 is 2^23 + itself, exactly: bits are masked in place, nothing is shifted or converted.
+fn integers(i: u32) -> Eight {
   let exponent = vec4u(0x4b000000);
   if (FORMAT == 3) {
-    let bytes = words.xy ^ vec2u(0x80808080);
+    let at = 2 * (i % 2);
+    let bytes = vec2u(weight[i / 2][at], weight[i / 2][at + 1]) ^ vec2u(0x80808080);
     let halves = vec4u(bytes.x, bytes.x >> 16, bytes.y, bytes.y >> 16);
     let mask = vec4u(0xff, 0xff00, 0xff, 0xff00);
     let zero = vec4f(0x800080, 0x808000, 0x800080, 0x808000);
@@ -76,11 +66,12 @@ fn integers(words: vec4u) -> Eight {
       bitcast<vec4f>((halves.zzww & mask) | exponent) - zero,
     );
   }
+  let word = weight[i / 4][i % 4];
   let mask = vec4u(0xf, 0xf0, 0xf00, 0xf000);
   let zero = vec4f(0x800008, 0x800080, 0x800800, 0x808000);
   return Eight(
-    bitcast<vec4f>((vec4u(words.x) & mask) | exponent) - zero,
-    bitcast<vec4f>((vec4u(words.x >> 16) & mask) | exponent) - zero,
+    bitcast<vec4f>((vec4u(word) & mask) | exponent) - zero,
+    bitcast<vec4f>((vec4u(word >> 16) & mask) | exponent) - zero,
   );
 }
 
@@ -90,23 +81,25 @@ fn places() -> vec4f {
   return vec4f(1.0, 0x1p-4, 0x1p-8, 0x1p-12);
 }
 
-/// The scale of eight quantised elements, to be multiplied with their product.
-fn scaled(words: Words, product: f32) -> f32 {
-  if (FORMAT > 2) { return product * unpack2x16float(words.a.z).x; }
-  return product;
+/// The scale of the matrix's i-th eight. Rows are whole groups, so groups are counted through.
+fn scale(i: u32) -> f32 {
+  if (FORMAT < 3) { return 1.0; }
+  let group = i / GROUP_EIGHTHS;
+  return unpack2x16float(scales[group / 2] >> (16 * (group % 2))).x;
 }
 
-fn widened(words: Words) -> Eight {
-  if (FORMAT > 2) { return integers(words.a); }
-  if (FORMAT == 0) { return Eight(bitcast<vec4f>(words.a), bitcast<vec4f>(words.b)); }
+fn weights(i: u32) -> Eight {
+  if (FORMAT == 0) { return Eight(bitcast<vec4f>(weight[2 * i]), bitcast<vec4f>(weight[2 * i + 1])); }
+  if (FORMAT > 2) { return integers(i); }
+  let words = weight[i];
   if (FORMAT == 1) {
-    let even = bitcast<vec4f>(words.a << vec4u(16));
-    let odd = bitcast<vec4f>(words.a & vec4u(0xffff0000));
+    let even = bitcast<vec4f>(words << vec4u(16));
+    let odd = bitcast<vec4f>(words & vec4u(0xffff0000));
     return Eight(vec4f(even.x, odd.x, even.y, odd.y), vec4f(even.z, odd.z, even.w, odd.w));
   }
   return Eight(
-    vec4f(unpack2x16float(words.a.x), unpack2x16float(words.a.y)),
-    vec4f(unpack2x16float(words.a.z), unpack2x16float(words.a.w)),
+    vec4f(unpack2x16float(words.x), unpack2x16float(words.y)),
+    vec4f(unpack2x16float(words.z), unpack2x16float(words.w)),
   );
 }
 
@@ -119,11 +112,11 @@ fn factors(k8: u32) -> Eight {
 
 /// The quad of a team, of all that the workgroups have.
 fn quad_of(index: u32) -> Quad {
-  let head = index / (params.head_dim / 4);
-  let quad = index % (params.head_dim / 4);
-  let in_heads = head >= params.gate_heads && head < params.y_heads + params.kv_heads;
-  if (4 * quad < params.rotary_dim) {
-    return Quad(head, vec2u(2 * quad, 2 * quad + params.rotary_dim / 2), in_heads);
+  let head = index / (HEAD_DIM / 4);
+  let quad = index % (HEAD_DIM / 4);
+  let in_heads = head >= GATE_HEADS && head < Y_HEADS + KV_HEADS;
+  if (4 * quad < ROTARY_DIM) {
+    return Quad(head, vec2u(2 * quad, 2 * quad + ROTARY_DIM / 2), in_heads);
   }
   return Quad(head, vec2u(4 * quad, 4 * quad + 2), false);
 }
@@ -142,10 +135,10 @@ fn products(team: u32, t: u32, quad: Quad, size: u32) -> vec4f {
   for (var r = 0u; r < ROWS; r++) { value[r] = folded(team, t * ROWS + r, size); }
   if (NORM > 0) {
     let squares = folded(team, TOKENS * ROWS + t, size);
-    value *= inverseSqrt(squares / f32(params.inputs) + params.eps);
+    value *= inverseSqrt(squares / f32(INPUTS) + params.eps);
   }
   if (BIAS == 1) {
-    let n = quad.head * params.head_dim + quad.channels;
+    let n = quad.head * HEAD_DIM + quad.channels;
     value += vec4f(bias[n.x], bias[n.x + 1], bias[n.y], bias[n.y + 1]);
   }
   return value;
@@ -183,57 +176,53 @@ fn main(
   @builtin(subgroup_invocation_id) lane: u32,
   @builtin(subgroup_size) size: u32,
 ) {
-  let quads = (params.y_heads + 2 * params.kv_heads) * params.head_dim / 4;
-  let row = params.inputs / 8;
+  let quads = (Y_HEADS + 2 * KV_HEADS) * HEAD_DIM / 4;
+  let row = INPUTS / 8;
 
   // What this lane finishes: a token of a team's quad. What depends on its position is read while products are under way.
   let out_t = local.x / TEAMS;
   let out_index = group.x * TEAMS + local.x % TEAMS;
-  let finishes = out_t < min(TOKENS, params.tokens) && out_index < quads;
+  let finishes = out_t < min(TOKENS, tokens()) && out_index < quads;
   let out = quad_of(min(out_index, quads - 1));
-  let info = tokens_meta[min(out_t, params.tokens - 1)];
+  let info = tokens_meta[min(out_t, tokens() - 1)];
 
   let quad = quad_of(min(group.x * TEAMS + local.x / TEAM_LANES, quads - 1));
-  let n = quad.head * params.head_dim + quad.channels;
+  let n = quad.head * HEAD_DIM + quad.channels;
   let starts = vec4u(n.x, n.x + 1, n.y, n.y + 1) * row;
   var sums: array<f32, SUMS>;
-  for (var k = local.x % TEAM_LANES; k < row; k += TEAM_LANES * UNROLL) {
-    var words: array<Words, ROWS * UNROLL>;
-    for (var u = 0u; u < UNROLL; u++) {
-      for (var r = 0u; r < ROWS; r++) { words[u * ROWS + r] = load(starts[r] + min(k + u * TEAM_LANES, row - 1)); }
+  for (var k = local.x % TEAM_LANES; k < row; k += TEAM_LANES) {
+    var w: array<Eight, ROWS>;
+    var worth: array<f32, ROWS>;
+    for (var r = 0u; r < ROWS; r++) {
+      w[r] = weights(starts[r] + k);
+      worth[r] = scale(starts[r] + k);
     }
-    for (var u = 0u; u < UNROLL; u++) {
-      let k8 = k + u * TEAM_LANES;
-      if (WHOLE || k8 < row) {
-        var w: array<Eight, ROWS>;
-        for (var r = 0u; r < ROWS; r++) { w[r] = widened(words[u * ROWS + r]); }
-        let factor = factors(k8);
-        for (var t = 0u; t < TOKENS; t++) {
-          let i = 2 * (min(t, params.tokens - 1) * row + k8);
-          var a = x[i];
-          var b = x[i + 1];
-          if (NORM > 0) { sums[TOKENS * ROWS + t] += dot(a, a) + dot(b, b); }
-          if (NORM > 1) {
-            a *= factor.a;
-            b *= factor.b;
-          }
-          if (FORMAT > 2) {
-            a *= places();
-            b *= places();
-          }
-          for (var r = 0u; r < ROWS; r++) {
-            sums[t * ROWS + r] += scaled(words[u * ROWS + r], dot(w[r].a, a) + dot(w[r].b, b));
-          }
-        }
+    let factor = factors(k);
+    for (var t = 0u; t < TOKENS; t++) {
+      let i = 2 * (min(t, tokens() - 1) * row + k);
+      var a = x[i];
+      var b = x[i + 1];
+      if (NORM > 0) { sums[TOKENS * ROWS + t] += dot(a, a) + dot(b, b); }
+      if (NORM > 1) {
+        a *= factor.a;
+        b *= factor.b;
+      }
+      if (FORMAT > 2) {
+        a *= places();
+        b *= places();
+      }
+      for (var r = 0u; r < ROWS; r++) {
+        let product = dot(w[r].a, a) + dot(w[r].b, b);
+        sums[t * ROWS + r] += select(product, product * worth[r], FORMAT > 2);
       }
     }
   }
   var cosine = vec2f(1.0);
   var sine = vec2f();
   if (finishes && out.turns) {
-    let angle = (min(info.x, params.positions - 1) * params.rotary_dim + out.channels.x) / 2;
+    let angle = (min(info.x, params.positions - 1) * ROTARY_DIM + out.channels.x) / 2;
     cosine = cos_sin[angle];
-    sine = cos_sin[angle + params.rotary_dim / 4];
+    sine = cos_sin[angle + ROTARY_DIM / 4];
   }
   for (var s = 0u; s < SUMS; s++) {
     let sum = subgroupAdd(sums[s]);
@@ -248,15 +237,15 @@ fn main(
     first = value.xy * cosine - value.zw * sine;
     second = value.zw * cosine + value.xy * sine;
   }
-  if (out.head < params.y_heads) {
-    let at = (out_t * params.y_heads + out.head) * params.head_dim;
+  if (out.head < Y_HEADS) {
+    let at = (out_t * Y_HEADS + out.head) * HEAD_DIM;
     y[(at + out.channels.x) / 2] = first;
     y[(at + out.channels.y) / 2] = second;
-  } else if (info.y < params.blocks * params.block_size) {
-    let part = (out.head - params.y_heads) / params.kv_heads; // 0: keys, 1: values
-    let head = (out.head - params.y_heads) % params.kv_heads;
-    let place = (info.y / params.block_size * 2 + part) * params.block_size + info.y % params.block_size;
-    let at = (place * params.kv_heads + head) * params.head_dim;
+  } else if (info.y < params.blocks * BLOCK_SIZE) {
+    let part = (out.head - Y_HEADS) / KV_HEADS; // 0: keys, 1: values
+    let head = (out.head - Y_HEADS) % KV_HEADS;
+    let place = (info.y / BLOCK_SIZE * 2 + part) * BLOCK_SIZE + info.y % BLOCK_SIZE;
+    let at = (place * KV_HEADS + head) * HEAD_DIM;
     store(at + out.channels.x, first);
     store(at + out.channels.y, second);
   }

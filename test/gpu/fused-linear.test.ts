@@ -128,7 +128,7 @@ const cases: Case[] = [
   { tokens: 3, inputs: 320, outputs: 9, dtype: "i8", group: 64, activation: "silu" },
   { tokens: 1, inputs: 800, outputs: 30, dtype: "i4", accumulate: true },
   { tokens: 2, inputs: 192, outputs: 5, dtype: "i4", group: 64, norm: "weight" },
-  { tokens: 1, inputs: 520, outputs: 21, dtype: "f16", teams: { count: 2, lanes: 64, rows: 4, unroll: 3 } },
+  { tokens: 1, inputs: 520, outputs: 21, dtype: "f16", teams: { count: 2, lanes: 64, rows: 4 } },
 ];
 
 describe("fused-linear", () => {

@@ -1,32 +1,21 @@
 import type { GpuTraits } from "../gpu.ts";
-import { type Dispatch, formatCode, type KernelSpec, matchTensors, tensor } from "../kernel.ts";
+import { type Dispatch, formatCode, groups, type KernelSpec, matchTensors, tensor } from "../kernel.ts";
+import type { Tensor } from "../tensor.ts";
 import type { AttentionOptions } from "./attention.ts";
 import { checkMultiple } from "./token-grid.ts";
 
 export const attentionDecodeSpec: KernelSpec = {
   name: "attention-decode",
   files: ["attention-decode"],
-  params: {
-    tokens: "u32",
-    heads: "u32",
-    kv_heads: "u32",
-    q_row: "u32",
-    q_offset: "u32",
-    gate_offset: "u32",
-    block_size: "u32",
-    blocks_per_sequence: "u32",
-    window: "u32",
-    splits: "u32",
-    split_keys: "u32",
-    scale: "f32",
-    soft_cap: "f32",
-  },
+  params: { scale: "f32", soft_cap: "f32" },
   tensors: {
     q: tensor("read", "f32", "tokens q_row"),
     kv: tensor("read", "packed", "blocks 2 block_size kv_channels"),
     tokens_meta: tensor("read", "u32", "tokens 4"),
     sequences: tensor("read", "u32", "sequences 4"),
     block_tables: tensor("read", "u32", "sequences blocks_per_sequence"),
+    next: tensor("read", "weights", "next_rows next_columns"),
+    second: tensor("read", "weights", "second_rows second_columns"),
     y: tensor("read_write", "f32", "tokens y_row"),
   },
 };
@@ -39,6 +28,11 @@ export interface AttentionDecodeOptions extends AttentionOptions {
   splits: number;
   /** First column of the gates in a row of `q`, a multiple of 4: a finished result is multiplied by their sigmoid. */
   gateOffset?: number;
+  /**
+   * Weights of the next two dispatches, to be in the device's last cache by then: as much of them as `bytes` allow, the
+   * first before the second. For GPUs whose cache is much larger than that.
+   */
+  fetchAhead?: { weights: readonly [Tensor, Tensor]; bytes: number };
 }
 
 /** Workgroups that fill a large GPU (132 multiprocessors), and the fewest keys that are worth a share of their own. */
@@ -71,6 +65,8 @@ export interface AttentionDecodeShape {
   keys: number;
   /** Fewest keys worth a share of their own. */
   splitKeys: number;
+  /** Query heads of a workgroup, which share their kv head. */
+  groupHeads: number;
 }
 
 /** Columns of the shares of a token: the values of a share, then its maximum, its weight and the number of shares. */
@@ -87,44 +83,55 @@ export function attentionDecode(
   options: AttentionDecodeOptions,
   given?: Partial<AttentionDecodeShape>,
 ): Dispatch {
-  const { q, kv, tokensMeta, sequences, blockTables, y, heads, kvHeads, headDim, splits } = options;
-  const tensors = { q, kv, tokens_meta: tokensMeta, sequences, block_tables: blockTables, y };
+  const { q, kv, tokensMeta, sequences, blockTables, y, heads, headDim, splits } = options;
+  const [next, second] = options.fetchAhead?.weights ?? [q, q];
+  const tensors = { q, kv, tokens_meta: tokensMeta, sequences, block_tables: blockTables, next, second, y };
   const sizes = matchTensors(attentionDecodeSpec, tensors);
   check(options, sizes);
-  const groupHeads = headsOfGroup(heads / kvHeads);
-  const shape = { ...defaultShape(traits, headDim), ...given };
+  const shape = { ...defaultShape(traits, options), ...given };
+  const ahead = fetches(options, shape);
   return {
     spec: attentionDecodeSpec,
     file: "attention-decode",
-    constants: {
-      FORMAT: formatCode[kv.dtype] ?? 0,
-      PARTIAL: splits > 1 ? 1 : 0,
-      GATED: options.gateOffset === undefined ? 0 : 1,
-    },
+    constants: constantsOf(options, sizes, shape),
     replace: {
-      HEADS: String(groupHeads),
+      GROUP_HEADS: String(shape.groupHeads),
       HEAD_EIGHTHS: String(headDim / 8),
       KEY_LANES: String(shape.keyLanes),
       KEYS: String(shape.keys),
       LANES: String(shape.lanes),
+      NEXT_LOADS: String(ahead.next),
+      SECOND_LOADS: String(ahead.second),
       SUBGROUPS: String(shape.lanes / Math.min(traits.subgroupMinSize, shape.lanes)),
     },
     tensors,
-    params: {
-      ...sizes,
-      heads,
-      kv_heads: kvHeads,
-      q_offset: options.qOffset ?? 0,
-      gate_offset: options.gateOffset ?? 0,
-      window: options.window ?? 0,
-      splits,
-      split_keys: shape.splitKeys,
-      scale: options.scale,
-      soft_cap: options.softCap ?? 0,
-    },
-    workgroups: [heads / groupHeads, sizes.tokens, splits],
+    params: { scale: options.scale, soft_cap: options.softCap ?? 0 },
+    workgroups: [heads / shape.groupHeads, sizes.tokens, splits + ahead.slices],
     bytes: 8 * sizes.tokens * heads * headDim,
     flops: 0,
+  };
+}
+
+function constantsOf(
+  options: AttentionDecodeOptions,
+  sizes: Readonly<Record<string, number>>,
+  shape: AttentionDecodeShape,
+): Record<string, number> {
+  const { kv, heads, kvHeads, splits, qOffset = 0, gateOffset, window = 0 } = options;
+  return {
+    FORMAT: formatCode[kv.dtype] ?? 0,
+    PARTIAL: splits > 1 ? 1 : 0,
+    GATED: gateOffset === undefined ? 0 : 1,
+    HEADS: heads,
+    KV_HEADS: kvHeads,
+    Q_ROW: sizes.q_row,
+    Q_OFFSET: qOffset,
+    GATE_OFFSET: gateOffset ?? 0,
+    BLOCK_SIZE: sizes.block_size,
+    BLOCKS_PER_SEQUENCE: sizes.blocks_per_sequence,
+    WINDOW: window,
+    SPLITS: splits,
+    SPLIT_KEYS: shape.splitKeys,
   };
 }
 
@@ -139,10 +146,35 @@ function headsOfGroup(shared: number): number {
   return 1;
 }
 
-function defaultShape(traits: GpuTraits, headDim: number): AttentionDecodeShape {
+function defaultShape(
+  traits: GpuTraits,
+  { heads, kvHeads, headDim }: AttentionDecodeOptions,
+): AttentionDecodeShape {
   const most = Math.min(traits.subgroupMinSize, 8);
   const keyLanes = Math.min(most, 2 ** Math.ceil(Math.log2(headDim / 8)));
-  return { lanes: traits.subgroupMinSize < 8 ? 16 : 256, keyLanes, keys: 2, splitKeys: 32 };
+  return {
+    lanes: traits.subgroupMinSize < 8 ? 16 : 256,
+    keyLanes,
+    keys: 2,
+    splitKeys: 32,
+    groupHeads: headsOfGroup(heads / kvHeads),
+  };
+}
+
+const fetchLanes = 2 ** 17; // enough to keep the memory of an H100 busy
+
+/** Slices of the grid that fetch ahead, and how many 16 bytes of each matrix a lane of them reads. */
+function fetches(
+  { fetchAhead, heads, y }: AttentionDecodeOptions,
+  { lanes, groupHeads }: AttentionDecodeShape,
+) {
+  if (!fetchAhead) return { slices: 0, next: 0, second: 0 };
+  const ofSlice = (lanes * heads * y.shape[0]) / groupHeads;
+  const slices = groups(fetchLanes, ofSlice);
+  const loads = (bytes: number) => groups(bytes, 16 * slices * ofSlice);
+  const [first, second] = fetchAhead.weights;
+  const left = Math.min(second.size, Math.max(0, fetchAhead.bytes - first.size));
+  return { slices, next: loads(Math.min(first.size, fetchAhead.bytes)), second: loads(left) };
 }
 
 function check(options: AttentionDecodeOptions, sizes: Readonly<Record<string, number>>): void {

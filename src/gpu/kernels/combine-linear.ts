@@ -2,21 +2,14 @@ import type { GpuTraits } from "../gpu.ts";
 import { type Dispatch, groups, type KernelSpec, matchTensors, tensor } from "../kernel.ts";
 import { flatten, type Tensor } from "../tensor.ts";
 import { sharesRow } from "./attention-decode.ts";
-import { chooseTeams, groupGrid, type Teams, teamConsts, tokenCount } from "./teams.ts";
+import { groupGrid, type Teams, teamConsts, tokenCount } from "./teams.ts";
 import { checkMultiple } from "./token-grid.ts";
 import { scalesOf, weightBytes, weightConstants } from "./weights.ts";
 
 export const combineLinearSpec: KernelSpec = {
   name: "combine-linear",
   files: ["combine-linear"],
-  params: {
-    tokens: "u32",
-    outputs: "u32",
-    head_dim: "u32",
-    splits: "u32",
-    gate_row: "u32",
-    gate_offset: "u32",
-  },
+  params: { tokens: "u32" },
   tensors: {
     shares: tensor("read", "f32", "tokens share_row"),
     gate: tensor("read", "f32", "tokens gate_row"),
@@ -47,6 +40,15 @@ export interface CombineLinearOptions {
 /** Most values of attention's result that a workgroup holds. */
 const heldMax = 6144;
 
+/** Most loads of a row in flight a lane. */
+const unrollMax = 8;
+
+/** Many lanes, since they first add up the shares. What was fastest on an H100 (docs/log.md). */
+function combineTeams({ subgroupMaxSize }: GpuTraits): Teams {
+  const lanes = Math.max(32, subgroupMaxSize);
+  return { count: Math.max(1, Math.floor(256 / lanes)), lanes, rows: 1 };
+}
+
 /** Whether `combineLinear` takes so many tokens at once. */
 export function combineFits(tokens: number, inputs: number): boolean {
   return tokenCount(tokens) * inputs <= heldMax;
@@ -67,26 +69,28 @@ export function combineLinear(traits: GpuTraits, options: CombineLinearOptions, 
   const sizes = matchTensors(combineLinearSpec, tensors);
   check(options, sizes);
   const { tokens, inputs, outputs } = sizes;
-  const teams = given ?? chooseTeams(traits, { tokens, rows: outputs, inputs, rowsStep: 1 });
+  const teams = given ?? combineTeams(traits);
   return {
     spec: combineLinearSpec,
     file: "combine-linear",
     constants: {
       ...weightConstants("combine-linear", weight),
+      OUTPUTS: outputs,
+      HEAD_DIM: headDim,
+      SPLITS: splits,
+      GATE_ROW: sizes.gate_row,
+      GATE_OFFSET: gate?.offset ?? 0,
       GATED: gate ? 1 : 0,
       BIAS: bias ? 1 : 0,
       ACCUMULATE: options.accumulate ? 1 : 0,
     },
-    replace: { ...teamConsts(traits, teams, { tokens, inputs }), INPUTS: String(inputs) },
-    tensors,
-    params: {
-      tokens,
-      outputs,
-      head_dim: headDim,
-      splits,
-      gate_row: sizes.gate_row,
-      gate_offset: gate?.offset ?? 0,
+    replace: {
+      ...teamConsts(traits, teams, tokens),
+      INPUTS: String(inputs),
+      UNROLL: String(Math.min(unrollMax, groups(inputs / 8, teams.lanes))),
     },
+    tensors,
+    params: { tokens },
     workgroups: groupGrid(groups(outputs, teams.rows * teams.count)),
     bytes: weightBytes(weight) + 4 * tokens * (inputs + outputs),
     flops: 2 * tokens * inputs * outputs,

@@ -9,7 +9,7 @@ import { chooseTeams, groupGrid, type Teams, teamConsts } from "./teams.ts";
 export const fusedLinearSpec: KernelSpec = {
   name: "fused-linear",
   files: ["fused-linear"],
-  params: { tokens: "u32", inputs: "u32", outputs: "u32", eps: "f32" },
+  params: { tokens: "u32", eps: "f32" },
   tensors: {
     x: tensor("read", "f32", "tokens inputs"),
     weight: tensor("read", "weights", "rows inputs"),
@@ -70,20 +70,22 @@ export function fusedLinear(traits: GpuTraits, options: FusedLinearOptions, give
   const { tokens, inputs, outputs, rows } = matchTensors(fusedLinearSpec, tensors);
   check(options, { tokens, inputs, outputs, rows });
   const gated = activation !== undefined;
-  const teams = given ?? chooseTeams(traits, { tokens, rows, inputs, rowsStep: gated ? 2 : 1 });
+  const teams = given ?? chooseTeams(traits, { rows, rowsStep: gated ? 2 : 1 });
   return {
     spec: fusedLinearSpec,
     file: "fused-linear",
     constants: {
       ...weightConstants("fused-linear", weight),
+      INPUTS: inputs,
+      OUTPUTS: outputs,
       NORM: normCode(norm),
       ACT: activation === "gelu-tanh" ? 1 : 0,
       BIAS: bias ? 1 : 0,
       ACCUMULATE: options.accumulate ? 1 : 0,
     },
-    replace: { ...teamConsts(traits, teams, { tokens, inputs }), GATED: String(gated) },
+    replace: { ...teamConsts(traits, teams, tokens), GATED: String(gated) },
     tensors,
-    params: { tokens, inputs, outputs, eps: norm?.eps ?? 0 },
+    params: { tokens, eps: norm?.eps ?? 0 },
     workgroups: groupGrid(groups(rows, teams.rows * teams.count)),
     bytes: weightBytes(weight) + 4 * tokens * (inputs + outputs),
     flops: 2 * tokens * inputs * rows,

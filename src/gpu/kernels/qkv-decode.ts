@@ -9,19 +9,7 @@ import { scalesOf, weightBytes, weightConstants } from "./weights.ts";
 export const qkvDecodeSpec: KernelSpec = {
   name: "qkv-decode",
   files: ["qkv-decode"],
-  params: {
-    tokens: "u32",
-    inputs: "u32",
-    y_heads: "u32",
-    gate_heads: "u32",
-    kv_heads: "u32",
-    head_dim: "u32",
-    rotary_dim: "u32",
-    positions: "u32",
-    blocks: "u32",
-    block_size: "u32",
-    eps: "f32",
-  },
+  params: { tokens: "u32", positions: "u32", blocks: "u32", eps: "f32" },
   tensors: {
     x: tensor("read", "f32", "tokens inputs"),
     weight: tensor("read", "weights", "rows inputs"),
@@ -79,26 +67,26 @@ export function qkvDecode(traits: GpuTraits, options: QkvDecodeOptions, given?: 
   const sizes = matchTensors(qkvDecodeSpec, tensors);
   check(options, sizes);
   const { tokens, rows, inputs } = sizes;
-  const teams = given ?? chooseTeams(traits, { tokens, rows, inputs, rowsStep: quadRows });
+  const teams = given ?? chooseTeams(traits, { rows, rowsStep: quadRows });
   return {
     spec: qkvDecodeSpec,
     file: "qkv-decode",
     constants: {
       ...weightConstants("qkv-decode", weight),
       KV_FORMAT: formatCode[kv.dtype] ?? 0,
+      INPUTS: inputs,
+      Y_HEADS: gated ? 2 * heads : heads,
+      GATE_HEADS: gated ? heads : 0,
+      KV_HEADS: kvHeads,
+      HEAD_DIM: headDim,
+      ROTARY_DIM: sizes.rotary_dim,
+      BLOCK_SIZE: sizes.block_size,
       NORM: normCode(norm),
       BIAS: bias ? 1 : 0,
     },
-    replace: replacements(traits, teams, sizes),
+    replace: replacements(traits, teams, tokens),
     tensors,
-    params: {
-      ...sizes,
-      y_heads: gated ? 2 * heads : heads,
-      gate_heads: gated ? heads : 0,
-      kv_heads: kvHeads,
-      head_dim: headDim,
-      eps: norm?.eps ?? 0,
-    },
+    params: { tokens, positions: sizes.positions, blocks: sizes.blocks, eps: norm?.eps ?? 0 },
     workgroups: [groups(rows / quadRows, teams.count), 1, 1],
     bytes: weightBytes(weight) + 4 * tokens * (inputs + rows),
     flops: 2 * tokens * inputs * rows,
@@ -107,16 +95,10 @@ export function qkvDecode(traits: GpuTraits, options: QkvDecodeOptions, given?: 
 
 const quadRows = 4; // rows of a team
 
-function replacements(
-  traits: GpuTraits,
-  teams: Teams,
-  sizes: Record<string, number>,
-): Record<string, string> {
-  const { TOKENS, TEAMS, TEAM_LANES, UNROLL, WHOLE, SUBGROUPS } = teamConsts(traits, teams, {
-    tokens: sizes.tokens,
-    inputs: sizes.inputs,
-  });
-  return { TOKENS, TEAMS, TEAM_LANES, UNROLL, WHOLE, SUBGROUPS };
+/** All but ROWS, which is four. */
+function replacements(traits: GpuTraits, teams: Teams, tokens: number): Record<string, string> {
+  const { TOKENS, TEAMS, TEAM_LANES, SUBGROUPS } = teamConsts(traits, teams, tokens);
+  return { TOKENS, TEAMS, TEAM_LANES, SUBGROUPS };
 }
 
 function check(options: QkvDecodeOptions, sizes: Readonly<Record<string, number>>): void {
