@@ -6,7 +6,17 @@ import {
 } from "../../src/gpu/kernels/attention-decode.ts";
 import { type CombineLinearOptions, combineLinear } from "../../src/gpu/kernels/combine-linear.ts";
 import { createTensor, type Dtype } from "../../src/gpu/tensor.ts";
-import { assertClose, normals, output, rounded, runTwice, testGpu, upload } from "../support/gpu.ts";
+import {
+  assertClose,
+  normals,
+  output,
+  rounded,
+  runTwice,
+  skipWithoutGpu,
+  testGpu,
+  upload,
+} from "../support/gpu.ts";
+import { randomWeight } from "../support/random-weight.ts";
 import { type Batch, type Geometry, pagedBatch, type Sequence } from "../support/paged-batch.ts";
 
 const gpu = await testGpu();
@@ -65,7 +75,7 @@ async function projected(geometry: Geometry, sequences: Sequence[], projection: 
   const { splits, outputs, dtype = "f32", gateOffset } = projection;
   const batch = pagedBatch(gpu, geometry, sequences);
   const [tokens, row] = batch.options.y.shape;
-  const weights = rounded(normals(50, outputs * row, row ** -0.5), dtype);
+  const weight = randomWeight(gpu, [outputs, row], { seed: 50, dtype });
   const before = rounded(normals(51, tokens * outputs), "f32");
   const biases = rounded(normals(52, outputs), "f32");
   const gates = rounded(normals(53, tokens * row), "f32");
@@ -76,7 +86,7 @@ async function projected(geometry: Geometry, sequences: Sequence[], projection: 
     shares,
     splits,
     headDim,
-    weight: upload(gpu, "weight", [outputs, row], weights, dtype),
+    weight: weight.tensor,
     y,
     gate:
       gateOffset === undefined ? undefined : { tensor: upload(gpu, "gate", [tokens, row], gates), offset: 0 },
@@ -90,43 +100,45 @@ async function projected(geometry: Geometry, sequences: Sequence[], projection: 
     let sum = (projection.accumulate ? before[at] : 0) + (projection.bias ? biases[n] : 0);
     for (let c = 0; c < row; c++) {
       const gate = gateOffset === undefined ? 1 : 1 / (1 + Math.exp(-gates[t * row + c]));
-      sum += batch.expected[t * row + c] * gate * weights[n * row + c];
+      sum += batch.expected[t * row + c] * gate * weight.values[n * row + c];
     }
     return sum;
   });
   return { result, expected };
 }
 
-describe("attention-decode", () => {
+const lacks = skipWithoutGpu(!gpu.traits.hasSubgroups);
+
+describe("attention-decode and combine-linear (need subgroups)", () => {
   for (const [name, change] of Object.entries(geometries)) {
     const geometry = { ...plain, ...change };
     const factor = geometry.scale > 1 ? 240 : 1;
     const allowed = { relativeRms: tolerance.relativeRms * factor, worst: tolerance.worst * factor };
 
-    test(`whole: ${name}`, async () => {
+    test.skipIf(lacks)(`whole: ${name}`, async () => {
       const batch = pagedBatch(gpu, geometry, ragged);
       assertClose(await attended(batch), batch.expected, allowed);
     });
 
-    test(`in shares: ${name}`, async () => {
+    test.skipIf(lacks)(`in shares: ${name}`, async () => {
       const { result, expected } = await projected(geometry, ragged.slice(0, 3), { splits: 5, outputs: 9 });
       assertClose(result, expected, allowed);
     });
   }
 
-  test("more keys than all shares take at a time", async () => {
+  test.skipIf(lacks)("more keys than all shares take at a time", async () => {
     const { result, expected } = await projected(plain, [decode(1, 0, 700)], { splits: 3, outputs: 32 });
     assertClose(result, expected, tolerance);
   });
 
-  test("other shapes of a workgroup", async () => {
+  test.skipIf(lacks)("other shapes of a workgroup", async () => {
     const batch = pagedBatch(gpu, { ...plain, headDim: 32 }, ragged);
     const shape = { lanes: 32, keyLanes: 2, keys: 4 };
     assertClose(await attended(batch, {}, shape), batch.expected, tolerance);
   });
 
-  test("gates, bias, residual", async () => {
-    for (const dtype of ["bf16", "f16"] as const) {
+  test.skipIf(lacks)("gates, bias, residual", async () => {
+    for (const dtype of ["bf16", "f16", "i8"] as const) {
       const { result, expected } = await projected(plain, [decode(2, 5, 21)], {
         splits: 4,
         outputs: 21,
@@ -139,7 +151,7 @@ describe("attention-decode", () => {
     }
   });
 
-  test("weights fetched ahead change nothing", async () => {
+  test.skipIf(lacks)("weights fetched ahead change nothing", async () => {
     const batch = pagedBatch(gpu, plain, ragged);
     const weights = [1, 2].map((seed) => upload(gpu, "weight", [64, 32], normals(seed, 2048), "f16"));
     const fetchAhead = { weights: [weights[0], weights[1]] as const, bytes: 6000 };
@@ -150,7 +162,7 @@ describe("attention-decode", () => {
     assertClose((await runTwice(gpu, [small], { y: batch.options.y })).y, batch.expected, tolerance);
   });
 
-  test("a token's result is the same alone as in a batch, bit for bit", async () => {
+  test.skipIf(lacks)("a token's result is the same alone as in a batch, bit for bit", async () => {
     const together = await attended(pagedBatch(gpu, plain, ragged));
     let at = 0;
     for (const sequence of ragged) {

@@ -9,10 +9,11 @@ import {
   output,
   rounded,
   runTwice,
+  skipWithoutGpu,
   testGpu,
   upload,
-  uploadQuantized,
 } from "../support/gpu.ts";
+import { randomWeight } from "../support/random-weight.ts";
 
 const gpu = await testGpu();
 setDefaultTimeout(60_000);
@@ -36,26 +37,12 @@ interface Case {
 
 const eps = 1e-5;
 
-/** Integers of the whole range, scales of either sign, and what they are worth. */
-function quantizedWeight(dtype: "i8" | "i4", count: number, group: number) {
-  const range = dtype === "i8" ? 256 : 16;
-  const values = Int8Array.from({ length: count }, (_, i) => ((i * 37 + (i >> 5)) % range) - range / 2);
-  const scales = rounded(normals(6, count / group, 1 / range), "f16");
-  const weight = Float64Array.from(values, (value, i) => value * scales[Math.floor(i / group)]);
-  return { weight, quantized: { values, scales, dtype } };
-}
-
-function weightOf({ inputs, dtype, group = 32 }: Case, rows: number) {
-  if (dtype === "i8" || dtype === "i4") return quantizedWeight(dtype, rows * inputs, group);
-  return { weight: rounded(normals(2, rows * inputs, inputs ** -0.5), dtype), quantized: undefined };
-}
-
 function valuesOf(shape: Case) {
-  const { tokens, inputs, outputs, activation } = shape;
+  const { tokens, inputs, outputs, activation, dtype, group } = shape;
   const rows = activation ? 2 * outputs : outputs;
   return {
     x: rounded(normals(1, tokens * inputs), "f32"),
-    ...weightOf(shape, rows),
+    weight: randomWeight(gpu, [rows, inputs], { seed: 2, dtype, group }),
     norm: rounded(normals(3, inputs), "f32"),
     bias: rounded(normals(4, rows), "f32"),
     before: rounded(normals(5, tokens * outputs), "f32"),
@@ -84,7 +71,7 @@ function reference(shape: Case, values: Values): Float64Array {
     const x = normed(shape, values, t);
     const product = (n: number) => {
       let sum = shape.bias ? values.bias[n] : 0;
-      for (let k = 0; k < inputs; k++) sum += x[k] * values.weight[n * inputs + k];
+      for (let k = 0; k < inputs; k++) sum += x[k] * values.weight.values[n * inputs + k];
       return sum;
     };
     for (let n = 0; n < outputs; n++) {
@@ -96,14 +83,12 @@ function reference(shape: Case, values: Values): Float64Array {
 }
 
 function optionsOf(shape: Case, values: Values): FusedLinearOptions {
-  const { tokens, inputs, outputs, dtype, norm, activation } = shape;
+  const { tokens, inputs, outputs, norm, activation } = shape;
   const rows = activation ? 2 * outputs : outputs;
   const weight = norm && norm !== "plain" ? upload(gpu, "norm", [inputs], values.norm) : undefined;
   return {
     x: upload(gpu, "x", [tokens, inputs], values.x),
-    weight: values.quantized
-      ? uploadQuantized(gpu, "weight", [rows, inputs], values.quantized)
-      : upload(gpu, "weight", [rows, inputs], values.weight, dtype),
+    weight: values.weight.tensor,
     y: output(gpu, "y", [tokens, outputs], shape.accumulate ? values.before : undefined),
     norm: norm && { eps, weight, plusOne: norm === "plus-one" },
     bias: shape.bias ? upload(gpu, "bias", [rows], values.bias) : undefined,
@@ -131,16 +116,18 @@ const cases: Case[] = [
   { tokens: 1, inputs: 520, outputs: 21, dtype: "f16", teams: { count: 2, lanes: 64, rows: 4 } },
 ];
 
-describe("fused-linear", () => {
+const lacks = skipWithoutGpu(!gpu.traits.hasSubgroups);
+
+describe("fused-linear (needs subgroups)", () => {
   for (const shape of cases) {
-    const { tokens, inputs, outputs, teams, ...rest } = shape;
-    test(`${tokens} x ${inputs} -> ${outputs} ${Object.entries(rest).join(" ")}${teams ? " other teams" : ""}`, async () => {
+    const { tokens, inputs, outputs, ...rest } = shape;
+    test.skipIf(lacks)(`${tokens} x ${inputs} -> ${outputs} ${JSON.stringify(rest)}`, async () => {
       const values = valuesOf(shape);
       assertClose(await run(shape, values), reference(shape, values), tolerance);
     });
   }
 
-  test("neighbours do not change a token's result", async () => {
+  test.skipIf(lacks)("neighbours do not change a token's result", async () => {
     const shape: Case = { tokens: 8, inputs: 72, outputs: 11, dtype: "bf16", norm: "plain" };
     const values = valuesOf(shape);
     const all = await run(shape, values);
@@ -149,4 +136,29 @@ describe("fused-linear", () => {
       expect(await run({ ...shape, tokens }, first)).toEqual(all.slice(0, tokens * shape.outputs));
     }
   });
+});
+
+describe("fused-linear refuses", () => {
+  const shape: Case = { tokens: 2, inputs: 16, outputs: 6, dtype: "f32", norm: "weight", bias: true };
+  const options = optionsOf(shape, valuesOf(shape));
+  const cases: [string, Partial<FusedLinearOptions>][] = [
+    ["expected weight to have 12 rows, got 6 (weight)", { activation: "silu" }],
+    ["expected at most 8 tokens, got 9", tokensOf(9)],
+    ["expected bias [6], got [5] (bias)", { bias: upload(gpu, "bias", [5], new Float32Array(5)) }],
+    [
+      "expected norm [16], got [8] (norm)",
+      { norm: { eps, weight: upload(gpu, "norm", [8], new Float32Array(8)) } },
+    ],
+  ];
+  for (const [message, change] of cases) {
+    test(message, () => {
+      expect(() => fusedLinear(gpu.traits, { ...options, ...change })).toThrow(
+        `Cannot run fused-linear: ${message}`,
+      );
+    });
+  }
+
+  function tokensOf(count: number): Partial<FusedLinearOptions> {
+    return { x: { ...options.x, shape: [count, 16] }, y: { ...options.y, shape: [count, 6] } };
+  }
 });

@@ -1,7 +1,17 @@
 import { describe, setDefaultTimeout, test } from "bun:test";
 import { type QkvDecodeOptions, qkvDecode } from "../../src/gpu/kernels/qkv-decode.ts";
 import type { Dtype } from "../../src/gpu/tensor.ts";
-import { assertClose, normals, output, rounded, runTwice, testGpu, upload } from "../support/gpu.ts";
+import {
+  assertClose,
+  normals,
+  output,
+  rounded,
+  runTwice,
+  skipWithoutGpu,
+  testGpu,
+  upload,
+} from "../support/gpu.ts";
+import { randomWeight } from "../support/random-weight.ts";
 
 const gpu = await testGpu();
 setDefaultTimeout(60_000);
@@ -42,7 +52,7 @@ function valuesOf({ tokens, inputs, heads, kvHeads, headDim, rotaryDim, dtype, g
   return {
     rows,
     x: rounded(normals(1, tokens * inputs), "f32"),
-    weight: rounded(normals(2, rows * inputs, inputs ** -0.5), dtype),
+    weight: randomWeight(gpu, [rows, inputs], { seed: 2, dtype }),
     norm: rounded(normals(3, inputs), "f32"),
     bias: rounded(normals(4, rows), "f32"),
     angles: normals(5, (positions * rotaryDim) / 2),
@@ -70,7 +80,7 @@ function row(shape: Case, values: Values, t: number): Float64Array {
   const result = Float64Array.from({ length: values.rows }, (_, n) => {
     let sum = shape.bias ? values.bias[n] : 0;
     for (let k = 0; k < inputs; k++) {
-      sum += x[k] * (shape.norm ? scale * values.norm[k] : 1) * values.weight[n * inputs + k];
+      sum += x[k] * (shape.norm ? scale * values.norm[k] : 1) * values.weight.values[n * inputs + k];
     }
     return sum;
   });
@@ -109,14 +119,14 @@ function reference(shape: Case, values: Values) {
 }
 
 async function check(shape: Case): Promise<void> {
-  const { tokens, inputs, heads, kvHeads, headDim, rotaryDim, dtype, kvDtype, gated } = shape;
+  const { tokens, inputs, heads, kvHeads, headDim, rotaryDim, kvDtype, gated } = shape;
   const values = valuesOf(shape);
   const expected = reference(shape, values);
   const meta = Array.from({ length: tokens }, (_, t) => metaOf(t)).flat();
   const cache = new Float64Array(expected.kv.length).fill(7);
   const options: QkvDecodeOptions = {
     x: upload(gpu, "x", [tokens, inputs], values.x),
-    weight: upload(gpu, "weight", [values.rows, inputs], values.weight, dtype),
+    weight: values.weight.tensor,
     norm: shape.norm ? { eps, weight: upload(gpu, "norm", [inputs], values.norm) } : undefined,
     bias: shape.bias ? upload(gpu, "bias", [values.rows], values.bias) : undefined,
     cosSin: rotaryDim ? upload(gpu, "cos-sin", [positions, rotaryDim], tableOf(shape, values)) : undefined,
@@ -156,11 +166,14 @@ const cases: Record<string, Partial<Case>> = {
     bias: true,
   },
   "partial rotary, f32 cache": { tokens: 3, headDim: 20, rotaryDim: 8, norm: true, bias: true },
+  "4 bits": { dtype: "i4", kvDtype: "f16", norm: true },
   "no rotary": { tokens: 2, rotaryDim: 0, kvDtype: "f16", inputs: 264 },
 };
 
-describe("qkv-decode", () => {
+const lacks = skipWithoutGpu(!gpu.traits.hasSubgroups);
+
+describe("qkv-decode (needs subgroups)", () => {
   for (const [name, change] of Object.entries(cases)) {
-    test(name, () => check({ ...base, ...change }));
+    test.skipIf(lacks)(name, () => check({ ...base, ...change }));
   }
 });
