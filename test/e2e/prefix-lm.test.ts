@@ -49,6 +49,7 @@ describe("hrm-text-tiny", () => {
       reason: "stop",
       promptTokens: promptIds.length,
       completionTokens: answer.output_ids.length,
+      cachedTokens: 0,
     });
 
     const causal = await generate(engine, { id: "causal", promptIds, prefixLength: 0, sampling: greedy });
