@@ -36,7 +36,7 @@ export interface CoreOptions {
   /** Ids that end an answer; the id itself is reported. */
   eosTokenIds: readonly number[];
   /** Left out, no request may have a grammar. */
-  grammars?: Pick<GrammarPool, "open">;
+  grammars?: Pick<GrammarPool, "open" | "stats">;
   trace?: { step(step: TraceStep): void };
 }
 
@@ -168,6 +168,7 @@ export class EngineCore {
     const { groups } = this.#options.kv.stats();
     return {
       ...this.#options.scheduler.stats(),
+      grammars: this.#options.grammars?.stats() ?? { kept: 0, threadLosses: 0 },
       kvBlocks: groups.map(({ blocks: total, used, cached, free }) => ({ total, used, cached, free })),
       ...this.#tally.numbers(),
     };

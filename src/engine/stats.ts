@@ -38,6 +38,8 @@ export interface EngineStats {
   paused: number;
   /** How often a sequence lost its blocks to others. */
   preemptions: number;
+  /** Compiled grammars that are kept, and how often a thread that follows answers was ended since it failed or hung. */
+  grammars: { kept: number; threadLosses: number };
   /** Prompt tokens of requests whose first token has come, cached ones included, and tokens generated. */
   promptTokens: number;
   generationTokens: number;

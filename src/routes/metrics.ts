@@ -27,6 +27,10 @@ export class Metrics {
   readonly #paused = this.#gauge("num_requests_paused", "Sequences whose reader is slow.");
   readonly #kvUsage = this.#gauge("kv_cache_usage_perc", "Share of KV blocks in use; 1 is all.");
   readonly #preemptions = this.#counter("num_preemptions_total", "Sequences that lost their KV blocks.");
+  readonly #grammarLosses = this.#counter(
+    "grammar_thread_losses_total",
+    "Threads that follow grammars and were ended since they failed or hung.",
+  );
   readonly #steps = this.#counter("engine_steps_total", "Steps planned.");
   readonly #prefixQueries = this.#counter(
     "prefix_cache_queries_total",
@@ -95,6 +99,7 @@ export class Metrics {
     this.#paused.set(stats.paused);
     this.#kvUsage.set(usedShare(stats));
     setTotal(this.#preemptions, stats.preemptions);
+    setTotal(this.#grammarLosses, stats.grammars.threadLosses);
     setTotal(this.#steps, stats.steps);
     setTotal(this.#prefixQueries, stats.prefixCache.queryTokens);
     setTotal(this.#prefixHits, stats.prefixCache.hitTokens);

@@ -56,6 +56,10 @@ class ManualGrammars {
     return guides as unknown as Guide[];
   }
 
+  stats(): { kept: number; threadLosses: number } {
+    return { kept: this.opened.length, threadLosses: 0 };
+  }
+
   /** Lets all that wait go on, until nothing does. */
   async run(): Promise<void> {
     for (let isBusy = true; isBusy;) {

@@ -44,6 +44,7 @@ export const idleStats: EngineStats = {
   waiting: 0,
   paused: 0,
   preemptions: 0,
+  grammars: { kept: 0, threadLosses: 0 },
   promptTokens: 0,
   generationTokens: 0,
   kvBlocks: [{ used: 0, cached: 0, free: 31, total: 31 }],

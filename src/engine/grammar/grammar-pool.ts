@@ -6,6 +6,7 @@
  */
 import { GRAMMAR_THREADS_MAX } from "../../limits.ts";
 import { InvalidRequestError } from "../errors.ts";
+import type { EngineStats } from "../stats.ts";
 import type { StartTimer } from "../timer.ts";
 import { type FollowedAnswer, GrammarHost } from "./grammar-host.ts";
 import type { GrammarSource, MatcherModel, Vocabulary } from "./protocol.ts";
@@ -13,13 +14,6 @@ import type { GrammarSource, MatcherModel, Vocabulary } from "./protocol.ts";
 export interface PoolOptions extends Omit<MatcherModel, "vocabulary"> {
   createWorker: () => Worker;
   startTimer: StartTimer;
-}
-
-export interface GrammarStats {
-  /** Compiled ones, in all threads. */
-  grammars: number;
-  /** Threads that were ended because they failed or hung. */
-  losses: number;
 }
 
 /** What one answer may say next. */
@@ -98,10 +92,10 @@ export class GrammarPool {
     return guides;
   }
 
-  stats(): GrammarStats {
+  stats(): EngineStats["grammars"] {
     const sum = (count: (host: GrammarHost) => number) =>
       this.#hosts.reduce((total, host) => total + count(host), 0);
-    return { grammars: sum(({ grammarCount }) => grammarCount), losses: sum(({ losses }) => losses) };
+    return { kept: sum(({ grammarCount }) => grammarCount), threadLosses: sum(({ losses }) => losses) };
   }
 
   close(): void {

@@ -26,7 +26,7 @@ describe("real threads", () => {
       expect(error.message).toMatch(/^Cannot compile the grammar: EBNF parser error at line 1/);
       expect((error as InvalidRequestError).param).toBe("here");
     }
-    expect(pool.stats().losses).toBe(44);
+    expect(pool.stats().threadLosses).toBe(44);
     expect(allowedIds(guide)).toEqual([0x62, 0x63, 0x64]);
     await guide.follow([0x63]);
     expect(allowedIds(guide)).toEqual([0x65]);
@@ -130,7 +130,7 @@ describe("threads in theory", () => {
     await settled();
     timers.expire();
     expect((await slow).message).toMatch(/^Cannot compile the grammar: .* it took longer than \d+ s$/);
-    expect([threads[0].isTerminated, pool.stats().losses]).toEqual([true, 1]);
+    expect([threads[0].isTerminated, pool.stats().threadLosses]).toEqual([true, 1]);
     await pool.open(sourceOf("good"), 1, wanted);
     expect(threads.length).toBe(2);
     expect(timers.delays).toEqual([]);
@@ -150,7 +150,7 @@ describe("threads in theory", () => {
   test("a compiled grammar is compiled once", async () => {
     const { pool, threads } = fakePool();
     for (let count = 0; count < 3; count++) await pool.open(sourceOf("good"), 2, wanted);
-    expect([threads.length, threads[0].ofType("compile").length, pool.stats().grammars]).toEqual([1, 1, 1]);
+    expect([threads.length, threads[0].ofType("compile").length, pool.stats().kept]).toEqual([1, 1, 1]);
   });
 
   test("a thread that dies is replaced, and the new one told all of an answer", async () => {
@@ -183,7 +183,7 @@ describe("threads in theory", () => {
       timers.expire();
     }
     expect((await outcomes).map(({ status }) => status)).toEqual(["fulfilled", "rejected", "fulfilled"]);
-    expect([pool.stats().losses, threads.length]).toEqual([2, 3]);
+    expect([pool.stats().threadLosses, threads.length]).toEqual([2, 3]);
   });
 
   test("of many grammars those that were used last are kept, and those in use", async () => {

@@ -112,6 +112,25 @@ describe("decode", () => {
     expect(mainOf(step())).toEqual(["a: 3+1", "b: 4+1"]);
   });
 
+  test("one that is guided waits until its last id has been followed, its answers each for themselves", () => {
+    const { scheduler, step } = setUp();
+    scheduler.add(request("a", 3, { needsKnownIds: true, isGuided: true, answerCount: 2 }));
+    scheduler.add(request("b", 5));
+    const first = step();
+    scheduler.onSampled(first.id, [7, 8, 9]);
+    expect(mainOf(step())).toEqual(["b: 5+1"]);
+    scheduler.release("a", 1);
+    const third = step();
+    expect(mainOf(third)).toEqual(["a: 3+1", "b: 6+1"]);
+    expect(third.main[0].choice).toBe(1);
+    scheduler.release("a", 0);
+    expect(
+      step()
+        .main.filter(({ requestId }) => requestId === "a")
+        .map(({ choice }) => choice),
+    ).toEqual([0]);
+  });
+
   test("an id that the layered batch samples is waited for", () => {
     const { scheduler, step } = setUp();
     scheduler.add(request("a", 17));
