@@ -1,7 +1,9 @@
 /** `prelude verify`: does this checkpoint, on this device, give the outputs its folder says it must? */
-import { type EngineOptions, loadEngine, type LoadedEngine } from "../engine/load-engine.ts";
+import { type EngineOptions, loadEngine, type LoadedEngine, quantizationOf } from "../engine/load-engine.ts";
 import { readVerifyCases, type VerifyCase } from "../engine/verify/cases.ts";
 import type { CaseResult } from "../engine/verify/judge.ts";
+import { lossyTolerance } from "../engine/verify/lossy.ts";
+import { type Summary, summarize } from "../engine/verify/summary.ts";
 import { exact, type Tolerance, toleranceOf } from "../engine/verify/tolerance.ts";
 import { verify } from "../engine/verify/verify.ts";
 import { readModelConfig } from "../engine/weights/config.ts";
@@ -29,15 +31,18 @@ export async function verifyFolder(options: VerifyFolderOptions, environment: En
   const started = environment.clock();
   const run = await runLikeReference({ engine, cases, environment });
   const seconds = (environment.clock() - started) / 1000;
-  const { results, adapter, note } = run;
-  const passed = results.every((result) => result.passed);
+  const { results, adapter, note, tolerance } = run;
+  const summary = summarize(results, tolerance);
   if (options.json) {
-    environment.write(`${JSON.stringify({ model: modelDir, adapter, passed, note, cases: results })}\n`);
+    const found = { model: modelDir, adapter, ...summary, tolerance, note, cases: results };
+    environment.write(`${JSON.stringify(found)}\n`);
   } else {
-    const text = report(results, { verbose: options.verbose ?? false, seconds });
-    environment.write(`${text}\n${note ? `Note: ${note}\n` : ""}`);
+    const lines = [report(results, { verbose: options.verbose ?? false, seconds })];
+    if (tolerance.greedyShare !== undefined) lines.push(...describeLossy(summary, tolerance, results));
+    if (note) lines.push(`Note: ${note}`);
+    environment.write(`${lines.join("\n")}\n`);
   }
-  return passed;
+  return summary.passed;
 }
 
 interface RunOptions {
@@ -49,6 +54,7 @@ interface RunOptions {
 interface RunResult {
   results: CaseResult[];
   adapter: string;
+  tolerance: Tolerance;
   note?: string;
 }
 
@@ -79,9 +85,10 @@ async function runOnce({ engine, cases, environment }: RunOptions): Promise<RunR
   const loaded = await loadEngine(engine, onProgress).finally(end);
   const { gpu, profiler } = loaded;
   try {
-    const results = await runCases(loaded, { cases, tolerance: toleranceFor(engine, loaded), environment });
+    const tolerance = toleranceFor(engine, loaded);
+    const results = await runCases(loaded, { cases, tolerance, environment });
     if (profiler) environment.report(profileTable(await profiler.report()));
-    return { results, adapter: gpu.describe() };
+    return { results, adapter: gpu.describe(), tolerance };
   } finally {
     gpu.close();
   }
@@ -101,8 +108,13 @@ function engineFor(engine: EngineOptions, cases: readonly VerifyCase[]): EngineO
 }
 
 /** Formats that round more than the checkpoint's own do. */
-function toleranceFor({ dtype }: EngineOptions, { kvSpecs }: LoadedEngine): Tolerance {
-  return toleranceOf([dtype, ...kvSpecs.map((spec) => spec.dtype)]);
+function toleranceFor(engine: EngineOptions, { kvSpecs }: LoadedEngine): Tolerance {
+  const int8Kv = kvSpecs.find((spec) => spec.dtype === "i8");
+  return lossyTolerance(toleranceOf([engine.dtype, ...kvSpecs.map((spec) => spec.dtype)]), {
+    quantization: quantizationOf(engine),
+    int8KvHeadDim: int8Kv?.headDim ?? null,
+    passes: kvSpecs.length,
+  });
 }
 
 interface RunCasesOptions {
@@ -144,6 +156,26 @@ function report(
   ].join("\n");
 }
 
+function describeLossy(
+  { passed, answers, greedy, logprobError }: Summary,
+  { relativeRms, greedyShare = 0 }: Tolerance,
+  results: readonly CaseResult[],
+): string[] {
+  const share = (part: number, all: number) => `${((100 * part) / all).toFixed(1)} %`;
+  const lines: string[] = [];
+  if (answers.all > 0) {
+    const ids = `greedy ids ${share(greedy.matched, greedy.all)} (${100 * greedyShare} % pass)`;
+    const answered = `answers reproduced: ${answers.exact} of ${answers.all} (${share(answers.exact, answers.all)})`;
+    const error =
+      logprobError === null ? "" : `; log-probabilities off by ${logprobError.toFixed(4)} on average`;
+    lines.push(`Lossy formats: ${answered}; ${ids}${error}`);
+  }
+  if (answers.all < results.length)
+    lines.push(`Lossy formats: rel. RMS up to ${relativeRms.toExponential(1)} passes`);
+  lines.push(passed ? "All in all passed" : "All in all FAILED");
+  return lines;
+}
+
 function line({ name, relativeRms, worst, greedy, passed }: CaseResult): string {
   const ties = greedy.ties > 0 ? ` (${greedy.ties} near ties)` : "";
   return [
@@ -165,6 +197,10 @@ function sumUp(results: readonly CaseResult[]): CaseResult[] {
       ? Math.max(...members.map((member) => member.relativeRms ?? 0))
       : null,
     worst: Math.max(...members.map(({ worst }) => worst)),
+    logprobError: {
+      sum: members.reduce((sum, { logprobError }) => sum + logprobError.sum, 0),
+      count: members.reduce((sum, { logprobError }) => sum + logprobError.count, 0),
+    },
     greedy: {
       matched: members.reduce((sum, { greedy }) => sum + greedy.matched, 0),
       ties: members.reduce((sum, { greedy }) => sum + greedy.ties, 0),

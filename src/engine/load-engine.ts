@@ -19,7 +19,7 @@ import type { BatchLimits } from "./step-inputs.ts";
 import { type ModelConfig, readModelConfig } from "./weights/config.ts";
 import { DummyWeights } from "./weights/dummy.ts";
 import { WeightLoader, type WeightDtype, type WeightSource } from "./weights/loader.ts";
-import type { QuantizationGroup, quantizations } from "./weights/quantization.ts";
+import type { Quantization, QuantizationGroup, quantizations } from "./weights/quantization.ts";
 import { QuantizationCache } from "./weights/quantization-cache.ts";
 import { Checkpoint } from "./weights/safetensors.ts";
 
@@ -258,8 +258,8 @@ const warmUpCounts = [1, 2, 3, 4, 5, 8, 9, 16, 17, 32, 64, 128];
 
 async function loadModel(parts: LoadOptions): Promise<DecoderModel> {
   const { gpu, options } = parts;
-  const { quantization: format, quantizationGroup: group, dtype } = options;
-  const quantization = format === "none" ? null : { format, group };
+  const { dtype } = options;
+  const quantization = quantizationOf(options);
   if (options.loadFormat === "dummy") {
     return modelFrom(parts, new DummyWeights(gpu.device, dtype, quantization));
   }
@@ -284,11 +284,19 @@ async function loadModel(parts: LoadOptions): Promise<DecoderModel> {
     const model = await modelFrom(parts, loader);
     const [first, ...others] = loader.unquantized;
     if (first)
-      report(`${first} and ${others.length} more are not quantised: rows are no multiple of ${group}`);
+      report(
+        `${first} and ${others.length} more are not quantised: rows are no multiple of ${options.quantizationGroup}`,
+      );
     return model;
   } finally {
     await checkpoint.close();
   }
+}
+
+/** Null where weights stay as they are. */
+export function quantizationOf(options: EngineOptions): Quantization | null {
+  const { quantization: format, quantizationGroup: group } = options;
+  return format === "none" ? null : { format, group };
 }
 
 async function openCache(

@@ -9,6 +9,8 @@ export interface CaseResult {
   relativeRms: number | null;
   /** Largest difference of a logit or log-probability. */
   worst: number;
+  /** Of the log-probabilities known: their errors added up, and how many there are. */
+  logprobError: { sum: number; count: number };
   /** Greedy ids reproduced, of how many; near ties count as reproduced but are named. */
   greedy: { matched: number; ties: number; all: number };
   passed: boolean;
@@ -21,18 +23,23 @@ export function judge(expected: VerifyCase, rows: readonly Float32Array[], toler
   if (expected.promptLogits) error.addRows(rows.slice(0, promptRows), expected.promptLogits);
   if (expected.decodeLogits) error.addRows(rows.slice(promptRows), expected.decodeLogits);
   const generated = rows.slice(promptRows - 1);
-  const logprobWorst = worstLogprob(expected, generated);
+  const logprobErrors = logprobErrorsOf(expected, generated);
+  const logprobWorst = Math.max(0, ...logprobErrors);
   const firstWorst = worstFirst(expected, generated[0]);
   const worst = Math.max(error.worst, logprobWorst, firstWorst);
-  const greedy = matchGreedy(expected.greedyIds, generated, Math.max(2 * worst, Number.EPSILON));
+  const isLossy = tolerance.greedyShare !== undefined;
+  const tie = isLossy ? 0 : Math.max(2 * worst, Number.EPSILON);
+  const greedy = matchGreedy(expected.greedyIds, generated, tie);
   const { relativeRms } = error;
   const isClose = relativeRms === null || relativeRms <= tolerance.relativeRms;
   // Of most golden rows nothing is known but the best id, which a NaN beside it would not change.
   const isFinite = rows.every((row) => row.every(Number.isFinite));
   // Every error counts, also because ties are as wide as the largest of them.
   const isNear = logprobWorst <= tolerance.logprob && firstWorst <= tolerance.logprob;
-  const passed = isFinite && isClose && isNear && greedy.matched === greedy.all;
-  return { name: expected.name, group: expected.group, relativeRms, worst, greedy, passed };
+  const passed = isFinite && isClose && isNear && (isLossy || greedy.matched === greedy.all);
+  const logprobError = { sum: logprobErrors.reduce((a, b) => a + b, 0), count: logprobErrors.length };
+  const { name, group } = expected;
+  return { name, group, relativeRms, worst, logprobError, greedy, passed };
 }
 
 /** Sums of squares; a NaN anywhere, or a row that is missing, makes the result infinite, so that it cannot pass. */
@@ -68,12 +75,8 @@ class ErrorSum {
   }
 }
 
-/** NaN if any of them is. */
-function worstLogprob({ logprobs, greedyIds }: VerifyCase, rows: readonly Float32Array[]): number {
-  const differences = (logprobs ?? []).map((wanted, step) =>
-    Math.abs(logSoftmax(rows[step], greedyIds[step]) - wanted),
-  );
-  return Math.max(0, ...differences);
+function logprobErrorsOf({ logprobs, greedyIds }: VerifyCase, rows: readonly Float32Array[]): number[] {
+  return (logprobs ?? []).map((wanted, step) => Math.abs(logSoftmax(rows[step], greedyIds[step]) - wanted));
 }
 
 function worstFirst({ firstLogits }: VerifyCase, row: Float32Array): number {

@@ -12,6 +12,11 @@ export interface Tolerance {
   relativeRms: number;
   /** Of one log-probability, or one logit where only some are known. */
   logprob: number;
+  /**
+   * Of lossy formats: the least share of golden ids that all answers together must reproduce. Where it is given, an
+   * answer does not fail for its ids, and there are no near ties.
+   */
+  greedyShare?: number;
 }
 
 // Log-probabilities of a golden file are rounded to 1e-5.

@@ -5,6 +5,9 @@
 
 export type QuantizedDtype = "i8" | "i4";
 
+/** What a group's largest weight becomes, or about. */
+export const QUANTIZED_LARGEST: Readonly<Record<QuantizedDtype, number>> = { i8: 127, i4: 8 };
+
 /** To be raised when the same weights would come out as other bits: it is part of the cache's key. */
 export const QUANTIZER_VERSION = 1;
 
@@ -27,7 +30,8 @@ export function quantize(weights: Float32Array, dtype: QuantizedDtype, group: nu
     const largest = largestOf(members);
     if (!(Math.abs(largest) <= weightMax))
       throw new RangeError(`expected at most ${weightMax}, got ${largest}`);
-    const scale = dtype === "i8" ? Math.f16round(Math.abs(largest) / 127) : bestScale(members, largest);
+    const scale =
+      dtype === "i8" ? Math.f16round(Math.abs(largest) / QUANTIZED_LARGEST.i8) : bestScale(members, largest);
     scales[index] = scale;
     if (dtype === "i8") putBytes(members, scale, values.subarray(index * group));
     else putNibbles(members, scale, values.subarray((index * group) / 2));
@@ -50,7 +54,8 @@ function putBytes(members: Float32Array, scale: number, target: Uint8Array): voi
   const inverse = scale === 0 ? 0 : 1 / scale;
   for (let i = 0; i < members.length; i++) {
     // A scale that was rounded down puts the largest beyond the format.
-    target[i] = Math.max(-127, Math.min(Math.round(members[i] * inverse), 127));
+    const up = members[i] * inverse + 127.5;
+    target[i] = (up < 0 ? 0 : up > 254 ? 254 : up | 0) - 127;
   }
 }
 
@@ -63,7 +68,9 @@ function putNibbles(members: Float32Array, scale: number, target: Uint8Array): v
 
 /** The nearest of -8...7, plus 8. */
 function nibble(value: number): number {
-  return Math.max(0, Math.min(Math.trunc(value + 8.5), 15));
+  const up = value + 8.5;
+  if (up < 0) return 0;
+  return up > 15 ? 15 : up | 0;
 }
 
 /**
@@ -89,8 +96,7 @@ function squaredError(members: Float32Array, scale: number): number {
   const inverse = scale === 0 ? 0 : 1 / scale;
   let sum = 0;
   for (let i = 0; i < members.length; i++) {
-    const value = members[i];
-    const error = value - scale * (nibble(value * inverse) - 8);
+    const error = members[i] - scale * (nibble(members[i] * inverse) - 8);
     sum += error * error;
   }
   return sum;

@@ -40,6 +40,7 @@ describe("reference logits", () => {
       group: "golden",
       relativeRms: 0,
       worst: 0,
+      logprobError: { sum: 0, count: 0 },
       greedy: { matched: 1, ties: 0, all: 1 },
       passed: true,
     });
@@ -122,6 +123,26 @@ describe("golden answers", () => {
         }
       }
     }
+  });
+});
+
+describe("lossy formats", () => {
+  const lossy = { relativeRms: 0.5, logprob: Infinity, greedyShare: 0.9 };
+  const answers = rows([0, 1, 0, 0], [0, 0, 3, 1]);
+
+  test("a missed id fails no case, and no near tie hides it", () => {
+    const missed = golden({ greedyIds: [0, 2], logprobs: [-9, -9] });
+    const result = judge(missed, answers, lossy);
+    expect(result).toMatchObject({ passed: true, greedy: { matched: 1, ties: 0, all: 2 } });
+    expect(result.logprobError.count).toBe(2);
+    expect(result.logprobError.sum).toBeGreaterThan(9);
+  });
+
+  test("logits beyond the tolerance and NaN fail", () => {
+    const reference = golden({ promptIds: [5], promptLogits: Float32Array.of(0, 1, 0, 0), greedyIds: [0] });
+    expect(judge(reference, rows([0, 1.4, 0, 0]), lossy).passed).toBe(true);
+    expect(judge(reference, rows([0, 1.6, 0, 0]), lossy).passed).toBe(false);
+    expect(judge(golden({ greedyIds: [1] }), rows([0, 1, NaN, 0]), lossy).passed).toBe(false);
   });
 });
 
