@@ -15,9 +15,9 @@ const kvFormats = ["f32", "f16", "bf16"];
 
 /** Whether a layer can be run so in this step; norms of single heads are not fused. */
 export function fusesAttention(context: ForwardContext, options: AttentionOptions): boolean {
-  const { slot, queryNorm, headDim } = options;
+  const { slot, queryNorm, headDim, projection } = options;
   return (
-    isFused(context, context.tokens) &&
+    isFused(context, projection.weight, context.tokens) &&
     !queryNorm &&
     headDim % 8 === 0 &&
     headDim <= 256 &&

@@ -47,7 +47,7 @@ export class Linear {
   forward(context: ForwardContext, io: LinearIo, scratch: Workspace = context.workspace): void {
     const { x, y, norm, activation, accumulate } = io;
     const { weight, bias } = this;
-    if (isFused(context, x.shape[0])) {
+    if (isFused(context, weight, x.shape[0])) {
       const options = { x, y, weight, bias, activation, accumulate, norm: norm?.fused };
       context.recorder.add(fusedLinear(context.traits, options));
       return;
