@@ -10,8 +10,12 @@
 // little else to do. Bound by latency for one query, by the cache's bandwidth for many.
 enable subgroups;
 override FORMAT: u32 = 0;  // of kv; 0: f32, 1: bf16, 2: f16
+override Q_FORMAT: u32 = 0; // 0 f32, 2 f16
+override Y_FORMAT: u32 = 0; // of a finished result, likewise; f16 is clamped to its range
 override PARTIAL: u32 = 0; // 1: y is [token, head, split, head_dim + 4]
 override GATED: u32 = 0;   // 1: a finished result is multiplied by sigmoid(gate)
+override GATE_FORMAT: u32 = 0; // 0 f32, 2 f16
+override GATE_ROW: u32 = 0;
 override HEADS: u32 = 1;
 override KV_HEADS: u32 = 1;
 override Q_ROW: u32 = 8;
@@ -33,14 +37,15 @@ const SECOND_LOADS: u32 = 0;  // likewise, of `second`
 const LOWEST: f32 = -3e38;
 struct Params { scale: f32, soft_cap: f32 }
 @group(0) @binding(0) var<uniform> params: Params;
-@group(0) @binding(1) var<storage, read> q: array<vec4f>;           // [tokens, q_row]
+@group(0) @binding(1) var<storage, read> q: array<vec4u>;           // [tokens, q_row]
 @group(0) @binding(2) var<storage, read> kv: array<vec4u>;          // [blocks, 2, block_size, kv_channels]
 @group(0) @binding(3) var<storage, read> tokens_meta: array<vec4u>; // [tokens, 4]
 @group(0) @binding(4) var<storage, read> sequences: array<vec4u>;   // [sequences, 4]
 @group(0) @binding(5) var<storage, read> block_tables: array<u32>;  // [sequences, blocks_per_sequence]
-@group(0) @binding(6) var<storage, read> next: array<vec4u>;        // [next_rows, next_columns]
-@group(0) @binding(7) var<storage, read> second: array<vec4u>;      // [second_rows, second_columns]
-@group(0) @binding(8) var<storage, read_write> y: array<vec4f>;     // [tokens, y_row]
+@group(0) @binding(6) var<storage, read> gate: array<vec4u>;        // [tokens, gate_row]
+@group(0) @binding(7) var<storage, read> next: array<vec4u>;        // [next_rows, next_columns]
+@group(0) @binding(8) var<storage, read> second: array<vec4u>;      // [second_rows, second_columns]
+@group(0) @binding(9) var<storage, read_write> y: array<vec4u>;     // [tokens, y_row]
 
 const TEAMS: u32 = LANES / KEY_LANES;
 const SHARE: u32 = (HEAD_EIGHTHS + KEY_LANES - 1) / KEY_LANES; // eighths of a lane
@@ -67,10 +72,33 @@ fn widened(words: Words) -> Eight {
     let odd = bitcast<vec4f>(words.a & vec4u(0xffff0000));
     return Eight(vec4f(even.x, odd.x, even.y, odd.y), vec4f(even.z, odd.z, even.w, odd.w));
   }
+  return halves(words.a);
+}
+
+/// Eight f16.
+fn halves(words: vec4u) -> Eight {
   return Eight(
-    vec4f(unpack2x16float(words.a.x), unpack2x16float(words.a.y)),
-    vec4f(unpack2x16float(words.a.z), unpack2x16float(words.a.w)),
+    vec4f(unpack2x16float(words.x), unpack2x16float(words.y)),
+    vec4f(unpack2x16float(words.z), unpack2x16float(words.w)),
   );
+}
+
+/// Eight queries from element `at` on.
+fn queries(at: u32) -> Eight {
+  if (Q_FORMAT == 2) { return halves(q[at / 8]); }
+  return Eight(bitcast<vec4f>(q[at / 4]), bitcast<vec4f>(q[at / 4 + 1]));
+}
+
+/// Eight gates from element `at` on.
+fn gates(at: u32) -> Eight {
+  if (GATE_FORMAT == 2) { return halves(gate[at / 8]); }
+  return Eight(bitcast<vec4f>(gate[at / 4]), bitcast<vec4f>(gate[at / 4 + 1]));
+}
+
+/// Four values as f16.
+fn packed(value: vec4f) -> vec2u {
+  let inside = clamp(value, vec4f(-65504.0), vec4f(65504.0));
+  return vec2u(pack2x16float(inside.xy), pack2x16float(inside.zw));
 }
 
 /// First and last key that the query at `position` sees.
@@ -105,6 +133,23 @@ fn team_sum(value: f32) -> f32 {
   return sum;
 }
 
+/// Stores a finished result's i-th eight, gated from element `gate_at` on.
+fn finish(i: u32, gate_at: u32, result: Eight) {
+  var a = result.a;
+  var b = result.b;
+  if (GATED == 1) {
+    let factors = gates(gate_at);
+    a *= sigmoid(factors.a);
+    b *= sigmoid(factors.b);
+  }
+  if (Y_FORMAT == 2) {
+    y[i] = vec4u(packed(a), packed(b));
+  } else {
+    y[2 * i] = bitcast<vec4u>(a);
+    y[2 * i + 1] = bitcast<vec4u>(b);
+  }
+}
+
 /// Where a key's row begins in the cache, in eighths.
 fn row_of(key: u32, table: u32, kv_head: u32) -> u32 {
   let block = block_tables[table + key / BLOCK_SIZE];
@@ -118,7 +163,7 @@ fn fetch_ahead(lane: u32, lanes: u32) {
   var bits = vec4u();
   for (var i = 0u; i < NEXT_LOADS; i++) { bits ^= next[min(lane + i * lanes, arrayLength(&next) - 1)]; }
   for (var i = 0u; i < SECOND_LOADS; i++) { bits ^= second[min(lane + i * lanes, arrayLength(&second) - 1)]; }
-  if (all(bits == vec4u(0x9e3779b9, 0x7f4a7c15, 0xf39cc060, 0x5cedc834))) { y[0] = vec4f(); }
+  if (all(bits == vec4u(0x9e3779b9, 0x7f4a7c15, 0xf39cc060, 0x5cedc834))) { y[0] = vec4u(); }
 }
 
 @compute @workgroup_size(LANES)
@@ -144,9 +189,10 @@ fn main(
   for (var h = 0u; h < GROUP_HEADS; h++) {
     for (var e = 0u; e < SHARE; e++) {
       let eighth = part + e * KEY_LANES;
-      let at = (token * Q_ROW + Q_OFFSET) / 4 + (head + h) * SLICE + 2 * min(eighth, HEAD_EIGHTHS - 1);
+      let at = token * Q_ROW + Q_OFFSET + 8 * ((head + h) * HEAD_EIGHTHS + min(eighth, HEAD_EIGHTHS - 1));
       let factor = select(0.0, params.scale, eighth < HEAD_EIGHTHS);
-      query[h * SHARE + e] = Eight(q[at] * factor, q[at + 1] * factor);
+      let found = queries(at);
+      query[h * SHARE + e] = Eight(found.a * factor, found.b * factor);
     }
   }
   let info = tokens_meta[token];
@@ -251,20 +297,22 @@ fn main(
     }
     let y_head = token * HEADS + head + h;
     let share_at = (y_head * SPLITS + split) * (SLICE + 1);
-    for (var c = local.x; c < SLICE; c += LANES) {
-      var sum = vec4f();
-      for (var i = 0u; i < subgroups; i++) { sum += values[i * SLICE + c]; }
+    for (var eighth = local.x; eighth < HEAD_EIGHTHS; eighth += LANES) {
+      var sum = Eight(vec4f(), vec4f());
+      for (var i = 0u; i < subgroups; i++) {
+        sum.a += values[i * SLICE + 2 * eighth];
+        sum.b += values[i * SLICE + 2 * eighth + 1];
+      }
       if (PARTIAL == 1) {
-        y[share_at + c] = sum;
+        y[share_at + 2 * eighth] = bitcast<vec4u>(sum.a);
+        y[share_at + 2 * eighth + 1] = bitcast<vec4u>(sum.b);
       } else {
-        var result = sum / weight_all;
-        if (GATED == 1) {
-          let gate = (token * Q_ROW + GATE_OFFSET) / 4 + (head + h) * SLICE + c;
-          result *= sigmoid(q[gate]);
-        }
-        y[y_head * SLICE + c] = result;
+        finish(y_head * HEAD_EIGHTHS + eighth, token * GATE_ROW + GATE_OFFSET + 8 * ((head + h) * HEAD_EIGHTHS + eighth),
+          Eight(sum.a / weight_all, sum.b / weight_all));
       }
     }
-    if (PARTIAL == 1 && local.x == 0) { y[share_at + SLICE] = vec4f(most_all, weight_all, f32(taken), 0.0); }
+    if (PARTIAL == 1 && local.x == 0) {
+      y[share_at + SLICE] = bitcast<vec4u>(vec4f(most_all, weight_all, f32(taken), 0.0));
+    }
   }
 }

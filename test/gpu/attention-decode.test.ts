@@ -1,6 +1,7 @@
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import {
   attentionDecode,
+  type AttentionDecodeOptions,
   type AttentionDecodeShape,
   sharesRow,
 } from "../../src/gpu/kernels/attention-decode.ts";
@@ -52,11 +53,11 @@ const geometries: Record<string, Partial<Geometry>> = {
 
 async function attended(
   batch: Batch,
-  options: { gateOffset?: number } = {},
+  change: Partial<AttentionDecodeOptions> = {},
   shape?: Partial<AttentionDecodeShape>,
 ): Promise<Float32Array> {
-  const dispatch = attentionDecode(gpu.traits, { ...batch.options, ...options, splits: 1 }, shape);
-  return (await runTwice(gpu, [dispatch], { y: batch.options.y })).y;
+  const options = { ...batch.options, splits: 1, ...change };
+  return (await runTwice(gpu, [attentionDecode(gpu.traits, options, shape)], { y: options.y })).y;
 }
 
 interface Projection {
@@ -137,6 +138,16 @@ describe("attention-decode and combine-linear (need subgroups)", () => {
     assertClose(await attended(batch, {}, shape), batch.expected, tolerance);
   });
 
+  for (const [heads, kvHeads, groupHeads] of [
+    [8, 2, 4],
+    [6, 1, 3],
+  ]) {
+    test.skipIf(lacks)(`${groupHeads} of ${heads} heads a workgroup`, async () => {
+      const batch = pagedBatch(gpu, { ...plain, heads, kvHeads }, ragged);
+      assertClose(await attended(batch, {}, { groupHeads }), batch.expected, tolerance);
+    });
+  }
+
   test.skipIf(lacks)("gates, bias, residual", async () => {
     for (const dtype of ["bf16", "f16", "i8"] as const) {
       const { result, expected } = await projected(plain, [decode(2, 5, 21)], {
@@ -149,6 +160,30 @@ describe("attention-decode and combine-linear (need subgroups)", () => {
       });
       assertClose(result, expected, tolerance);
     }
+  });
+
+  test.skipIf(lacks)("queries of f16 give what the same as f32 do, bit for bit", async () => {
+    const geometry = { ...plain, headDim: 24 };
+    const { shape } = pagedBatch(gpu, geometry, ragged).options.q;
+    const values = rounded(normals(55, shape[0] * shape[1]), "f16");
+    const [single, half] = (["f32", "f16"] as const).map((dtype) =>
+      attended(pagedBatch(gpu, geometry, ragged), { q: upload(gpu, "q", [...shape], values, dtype) }),
+    );
+    expect(await half).toEqual(await single);
+  });
+
+  test.skipIf(lacks)("gates and results of f16", async () => {
+    const batch = pagedBatch(gpu, { ...plain, headDim: 24 }, ragged);
+    const [tokens, row] = batch.options.y.shape;
+    const gates = rounded(normals(54, tokens * (row + 8)), "f16");
+    const y = output(gpu, "half", [tokens, row], undefined, "f16");
+    const gate = { rows: upload(gpu, "gate", [tokens, row + 8], gates, "f16"), offset: 8 };
+    const expected = batch.expected.map((value, at) => {
+      const place = Math.floor(at / row) * (row + 8) + 8 + (at % row);
+      return value / (1 + Math.exp(-gates[place]));
+    });
+    const result = await attended(batch, { y, gate });
+    assertClose(result, expected, { relativeRms: 2 ** -11, worst: 2 ** -8 }); // half a unit of f16
   });
 
   test.skipIf(lacks)("weights fetched ahead change nothing", async () => {

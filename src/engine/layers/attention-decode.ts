@@ -61,7 +61,7 @@ export function forwardFused(
       ...shape,
       q: projected,
       qOffset: gated ? channels : 0,
-      gateOffset: gated && splits === 1 ? 0 : undefined,
+      gate: gated && splits === 1 ? { rows: projected, offset: 0 } : undefined,
       kv: kv[slot],
       tokensMeta,
       sequences: step.sequences[io.kind],

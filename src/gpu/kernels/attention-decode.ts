@@ -9,25 +9,26 @@ export const attentionDecodeSpec: KernelSpec = {
   files: ["attention-decode"],
   params: { scale: "f32", soft_cap: "f32" },
   tensors: {
-    q: tensor("read", "f32", "tokens q_row"),
+    q: tensor("read", "packed", "tokens q_row"),
     kv: tensor("read", "packed", "blocks 2 block_size kv_channels"),
     tokens_meta: tensor("read", "u32", "tokens 4"),
     sequences: tensor("read", "u32", "sequences 4"),
     block_tables: tensor("read", "u32", "sequences blocks_per_sequence"),
+    gate: tensor("read", "packed", "tokens gate_row"),
     next: tensor("read", "weights", "next_rows next_columns"),
     second: tensor("read", "weights", "second_rows second_columns"),
-    y: tensor("read_write", "f32", "tokens y_row"),
+    y: tensor("read_write", "packed", "tokens y_row"),
   },
 };
 
 export interface AttentionDecodeOptions extends AttentionOptions {
   /**
-   * Most shares of a query's keys. 1: y is the result, [tokens, heads * headDim]. More: y holds the shares,
-   * [tokens, sharesRow(...)], which `combineLinear` adds up.
+   * Most shares of a query's keys. 1: y is the result, f32 or f16 [tokens, heads * headDim]. More: y holds the shares,
+   * f32 [tokens, sharesRow(...)], which `combineLinear` adds up.
    */
   splits: number;
-  /** First column of the gates in a row of `q`, a multiple of 4: a finished result is multiplied by their sigmoid. */
-  gateOffset?: number;
+  /** Multiplies a finished result by the sigmoid of heads * headDim columns from `offset` on; f32 or f16. */
+  gate?: { rows: Tensor; offset: number };
   /**
    * Weights of the next two dispatches, to be in the device's last cache by then: as much of them as `bytes` allow, the
    * first before the second. For GPUs whose cache is much larger than that.
@@ -35,12 +36,14 @@ export interface AttentionDecodeOptions extends AttentionOptions {
   fetchAhead?: { weights: readonly [Tensor, Tensor]; bytes: number };
 }
 
-/** Workgroups that fill a large GPU (132 multiprocessors), and the fewest keys that are worth a share of their own. */
+/** Workgroups that fill a large GPU (132 multiprocessors). */
 const workgroupsWanted = 256;
-const shareKeysMin = 64;
 const splitsMax = 16;
 
-/** Shares of a step's keys: a power of two, as many as fill the GPU and are worth their combination. */
+/**
+ * Shares of a step's keys: a power of two, as many as fill the GPU and are worth their combination. Shares of 32 keys
+ * are, up to eight; more only if they are long, since every workgroup of the product behind reads all of them.
+ */
 export function chooseSplits({
   tokens,
   heads,
@@ -52,8 +55,9 @@ export function chooseSplits({
   kvHeads: number;
   keys: number;
 }): number {
-  const workgroups = (tokens * heads) / headsOfGroup(heads / kvHeads);
-  const wanted = Math.min(workgroupsWanted / workgroups, keys / shareKeysMin, splitsMax);
+  const workgroups = (tokens * heads) / headsOfGroup({ tokens, heads, kvHeads });
+  const worth = Math.max(Math.min(keys / 32, 8), keys / 128);
+  const wanted = Math.min(workgroupsWanted / workgroups, worth, splitsMax);
   return 2 ** Math.max(0, Math.floor(Math.log2(wanted)));
 }
 
@@ -85,7 +89,18 @@ export function attentionDecode(
 ): Dispatch {
   const { q, kv, tokensMeta, sequences, blockTables, y, heads, headDim, splits } = options;
   const [next, second] = options.fetchAhead?.weights ?? [q, q];
-  const tensors = { q, kv, tokens_meta: tokensMeta, sequences, block_tables: blockTables, next, second, y };
+  const gate = options.gate?.rows ?? q;
+  const tensors = {
+    q,
+    kv,
+    tokens_meta: tokensMeta,
+    sequences,
+    block_tables: blockTables,
+    gate,
+    next,
+    second,
+    y,
+  };
   const sizes = matchTensors(attentionDecodeSpec, tensors);
   check(options, sizes);
   const shape = { ...defaultShape(traits, options), ...given };
@@ -117,16 +132,20 @@ function constantsOf(
   sizes: Readonly<Record<string, number>>,
   shape: AttentionDecodeShape,
 ): Record<string, number> {
-  const { kv, heads, kvHeads, splits, qOffset = 0, gateOffset, window = 0 } = options;
+  const { q, kv, y, gate, heads, kvHeads, splits, qOffset = 0, window = 0 } = options;
   return {
     FORMAT: formatCode[kv.dtype] ?? 0,
+    Q_FORMAT: formatCode[q.dtype] ?? 0,
+    Y_FORMAT: formatCode[y.dtype] ?? 0,
     PARTIAL: splits > 1 ? 1 : 0,
-    GATED: gateOffset === undefined ? 0 : 1,
+    GATED: gate ? 1 : 0,
+    GATE_FORMAT: formatCode[gate?.rows.dtype ?? "f32"] ?? 0,
+    GATE_ROW: sizes.gate_row,
     HEADS: heads,
     KV_HEADS: kvHeads,
     Q_ROW: sizes.q_row,
     Q_OFFSET: qOffset,
-    GATE_OFFSET: gateOffset ?? 0,
+    GATE_OFFSET: gate?.offset ?? 0,
     BLOCK_SIZE: sizes.block_size,
     BLOCKS_PER_SEQUENCE: sizes.blocks_per_sequence,
     WINDOW: window,
@@ -138,8 +157,18 @@ function constantsOf(
 const groupHeadsMax = 4; // more would not fit a lane's registers
 const headDimMax = 256;
 
-/** Query heads of a workgroup: as many as share keys and fit. */
-function headsOfGroup(shared: number): number {
+/** Query heads of a workgroup: as many as share keys and fit, once there are enough workgroups without that. */
+function headsOfGroup({
+  tokens,
+  heads,
+  kvHeads,
+}: {
+  tokens: number;
+  heads: number;
+  kvHeads: number;
+}): number {
+  if (tokens * heads < 2 * workgroupsWanted) return 1;
+  const shared = heads / kvHeads;
   for (let count = Math.min(shared, groupHeadsMax); count > 1; count--) {
     if (shared % count === 0) return count;
   }
@@ -147,17 +176,17 @@ function headsOfGroup(shared: number): number {
 }
 
 function defaultShape(
-  traits: GpuTraits,
-  { heads, kvHeads, headDim }: AttentionDecodeOptions,
+  { subgroupMinSize }: GpuTraits,
+  { q, heads, kvHeads, headDim }: AttentionDecodeOptions,
 ): AttentionDecodeShape {
-  const most = Math.min(traits.subgroupMinSize, 8);
-  const keyLanes = Math.min(most, 2 ** Math.ceil(Math.log2(headDim / 8)));
+  const most = Math.min(subgroupMinSize, 8);
+  const groupHeads = headsOfGroup({ tokens: q.shape[0], heads, kvHeads });
   return {
-    lanes: traits.subgroupMinSize < 8 ? 16 : 256,
-    keyLanes,
-    keys: 2,
+    lanes: subgroupMinSize < 8 ? 16 : 128,
+    keyLanes: Math.min(most, 2 ** Math.ceil(Math.log2(headDim / 8))),
+    keys: headDim > 64 && groupHeads === 1 ? 4 : 2,
     splitKeys: 32,
-    groupHeads: headsOfGroup(heads / kvHeads),
+    groupHeads,
   };
 }
 
@@ -178,12 +207,20 @@ function fetches(
 }
 
 function check(options: AttentionDecodeOptions, sizes: Readonly<Record<string, number>>): void {
-  const { heads, kvHeads, headDim, splits, qOffset = 0, gateOffset = 0 } = options;
+  const { q, y, gate, heads, kvHeads, headDim, splits, qOffset = 0 } = options;
   checkMultiple("attention-decode", "heads", heads, kvHeads);
   checkMultiple("attention-decode", "headDim", headDim, 8);
-  checkMultiple("attention-decode", "the row length of q", sizes.q_row, 4);
-  checkMultiple("attention-decode", "qOffset", qOffset, 4);
-  checkMultiple("attention-decode", "gateOffset", gateOffset, 4);
+  checkMultiple("attention-decode", "the row length of q", sizes.q_row, 8);
+  checkMultiple("attention-decode", "qOffset", qOffset, 8);
+  checkMultiple("attention-decode", "the row length of gate", sizes.gate_row, 8);
+  checkMultiple("attention-decode", "the offset of gate", gate?.offset ?? 0, 8);
+  for (const { name, dtype } of [q, y, gate?.rows ?? q]) {
+    if (dtype === "bf16" || (name === y.name && splits > 1 && dtype !== "f32")) {
+      throw new TypeError(
+        `Cannot run attention-decode: expected ${name} to be f32 or f16 (shares f32), got ${dtype}`,
+      );
+    }
+  }
   const expect = (what: string, holds: boolean, found: number) => {
     if (!holds) throw new TypeError(`Cannot run attention-decode: expected ${what}, got ${found}`);
   };
@@ -193,6 +230,8 @@ function check(options: AttentionDecodeOptions, sizes: Readonly<Record<string, n
   expect(`kv_channels = ${channels}`, sizes.kv_channels === channels, sizes.kv_channels);
   const row = splits > 1 ? sharesRow(heads, splits, headDim) : heads * headDim;
   expect(`y_row = ${row}`, sizes.y_row === row, sizes.y_row);
-  const end = Math.max(qOffset, gateOffset) + heads * headDim;
+  const end = qOffset + heads * headDim;
   expect(`q to have at least ${end} columns`, end <= sizes.q_row, sizes.q_row);
+  const gateEnd = (gate?.offset ?? 0) + heads * headDim;
+  if (gate) expect(`gate to have at least ${gateEnd} columns`, gateEnd <= sizes.gate_row, sizes.gate_row);
 }

@@ -70,7 +70,7 @@ export function fusedLinear(traits: GpuTraits, options: FusedLinearOptions, give
   const { tokens, inputs, outputs, rows } = matchTensors(fusedLinearSpec, tensors);
   check(options, { tokens, inputs, outputs, rows });
   const gated = activation !== undefined;
-  const teams = given ?? chooseTeams(traits, { rows, rowsStep: gated ? 2 : 1 });
+  const teams = given ?? chooseTeams(traits, { tokens, rows, inputs, rowsStep: gated ? 2 : 1 });
   return {
     spec: fusedLinearSpec,
     file: "fused-linear",

@@ -67,7 +67,7 @@ export function qkvDecode(traits: GpuTraits, options: QkvDecodeOptions, given?: 
   const sizes = matchTensors(qkvDecodeSpec, tensors);
   check(options, sizes);
   const { tokens, rows, inputs } = sizes;
-  const teams = given ?? chooseTeams(traits, { rows, rowsStep: quadRows });
+  const teams = given ?? chooseTeams(traits, { tokens, rows, inputs, rowsStep: quadRows });
   return {
     spec: qkvDecodeSpec,
     file: "qkv-decode",

@@ -15,25 +15,35 @@ export interface Teams {
 }
 
 interface Product {
+  tokens: number;
   /** Rows of the weight. */
   rows: number;
+  inputs: number;
   /** What the rows of a team are a multiple of. */
   rowsStep: number;
 }
 
 /** Fewer rows than this leave cores of a large GPU without work unless many lanes share a row. */
-const manyRows = 4096;
+const manyRows = 3072;
+const longInputs = 4096;
 const groupLanes = 256;
 
-/** What was fastest on an H100 (docs/log.md). */
-export function chooseTeams(traits: GpuTraits, { rows, rowsStep }: Product): Teams {
-  const many = rows >= manyRows;
-  const lanes = Math.max(many ? 64 : 128, traits.subgroupMaxSize);
+/** What was fastest on an H100 (docs/log.md): lanes of a team, and rows that one team of them reads at a time. */
+export function chooseTeams(traits: GpuTraits, product: Product): Teams {
+  const [wanted, rows] = lanesAndRows(product);
+  const lanes = Math.max(wanted, traits.subgroupMaxSize);
   return {
     count: Math.max(1, Math.floor(groupLanes / lanes)),
     lanes,
-    rows: Math.max(rowsStep, many ? 2 : 1),
+    rows: Math.max(product.rowsStep, rows),
   };
+}
+
+function lanesAndRows({ tokens, rows, inputs, rowsStep }: Product): [lanes: number, rows: number] {
+  const isLong = inputs >= longInputs;
+  if (rows < manyRows) return tokens > 1 ? [64, tokens > 2 ? 2 : 1] : isLong ? [256, 2] : [128, 1];
+  if (tokens > 1) return [rowsStep > 2 ? 64 : 32, tokens > 2 ? 2 : 1];
+  return [isLong ? 128 : 64, 2];
 }
 
 /** The consts that all files with teams have. */
