@@ -208,7 +208,7 @@ describe("describe", () => {
       { subgroupMatrixConfigs: [{ ...matrix, M: 8, N: 8, K: 8 }] },
       { subgroupMaxSize: 64 },
     ]) {
-      expect(withMatrices(change).describe()).toEndWith("; without subgroup-matrix");
+      expect(withMatrices(change).describe()).toContain("; without subgroup-matrix");
     }
     expect(fakeGpu({ description: "llvmpipe (LLVM 15)" }, []).describe()).toBe(
       "software adapter llvmpipe (LLVM 15) through dawn: no optional features; without shader-f16, subgroups, subgroup-matrix",
