@@ -15,10 +15,13 @@ override Q_FORMAT: u32 = 2; // 0 f32, 2 f16
 override Y_FORMAT: u32 = 2; // 0 f32, 2 f16
 override GATE: u32 = 0;     // 1: times sigmoid(gate)
 override GATE_FORMAT: u32 = 0; // 0 f32, 2 f16
-const HEAD: u32 = 128;      // head_dim: a multiple of 16
-const KEYS: u32 = 64;
-const ROWS: u32 = 1;        // 1 or 2
+const FRAGMENTS: u32 = 8;   // matrices of a head: head_dim / 16
+const KEY_ROWS: u32 = 2;    // matrices of keys at a time: KEYS / 16; divides FRAGMENTS
+const ROUNDS: u32 = 4;      // FRAGMENTS / KEY_ROWS
+const ROWS: u32 = 1;        // matrices of queries a subgroup has: 1 or 2
 const SUBGROUPS: u32 = 4;
+const ITEMS: u32 = 4;       // pieces of keys that a lane stages
+const EIGHTHS: u32 = 2;     // pieces of weights that a lane makes: KEYS / 8, shared by the 2 / ROWS lanes of a row
 struct Params {
   heads: u32, kv_heads: u32, q_row: u32, q_offset: u32, gate_row: u32, gate_offset: u32,
   block_size: u32, blocks_per_sequence: u32, window: u32, scale: f32, soft_cap: f32
@@ -42,8 +45,9 @@ alias Outputs = array<array<Sums, FRAGMENTS>, ROWS>;
 const LOWEST: f32 = -3e38;
 const HEADROOM: f32 = 8.0; // in powers of two: weights stay below 2^8, far from the end of f16
 const LOG2_E: f32 = 1.4426950408889634;
+const HEAD: u32 = 16 * FRAGMENTS;
+const KEYS: u32 = 16 * KEY_ROWS;
 const LANES: u32 = 32 * SUBGROUPS;
-const FRAGMENTS: u32 = HEAD / 16;
 const QUERIES: u32 = 16 * ROWS * SUBGROUPS;
 
 // Workgroup memory is counted in pieces of 16 bytes; rows have one more than they need, against bank conflicts.
@@ -57,12 +61,11 @@ const END: u32 = WEIGHTS + QUERIES * WEIGHT_STRIDE;
 var<workgroup> tile: array<vec4u, max(QUERIES * STRIDE, END)>;
 var<workgroup> moves: array<u32, SUBGROUPS>; // whether a subgroup has rows whose reference moves
 
-const ITEMS: u32 = KEYS * PIECES / LANES; // pieces of keys a lane stages
 var<private> next: array<vec4u, ITEMS>;
 var<private> rows: array<u32, ITEMS>; // where they are in the cache
 
 const ROW_LANES: u32 = 2 / ROWS; // lanes that share a row of scores
-const LANE_PIECES: u32 = KEYS / 8 / ROW_LANES;
+const_assert ROUNDS * KEY_ROWS == FRAGMENTS && ITEMS * LANES == KEYS * PIECES && EIGHTHS * ROW_LANES == KEYS / 8;
 
 /// What a lane knows of its row.
 struct Row { position: u32, most: f32, weight: f32, factor: f32 }
@@ -113,7 +116,7 @@ fn stage_queries(lane: u32, first: u32, count: u32, head: u32) {
 }
 
 fn find_rows(lane: u32, first: u32, table: u32, kv_head: u32, last: u32) {
-  for (var i = 0u; i < ITEMS; i++) {
+  for (var i = 0u; i < ITEMS; i++) { // unroll
     let item = i * LANES + lane;
     let key = min(first + item / PIECES, last);
     let block = block_tables[table + key / params.block_size];
@@ -124,12 +127,14 @@ fn find_rows(lane: u32, first: u32, table: u32, kv_head: u32, last: u32) {
 
 /// Starts reading keys (`offset` 0) or values of the rows found.
 fn fetch(offset: u32) {
-  for (var i = 0u; i < ITEMS; i++) { next[i] = kv[rows[i] + offset]; }
+  for (var i = 0u; i < ITEMS; i++) { // unroll
+    next[i] = kv[rows[i] + offset];
+  }
 }
 
 /// Stages what was fetched; rows behind the last key become 0, for 0 * NaN is NaN.
 fn stage(lane: u32, first: u32, last: u32) {
-  for (var i = 0u; i < ITEMS; i++) {
+  for (var i = 0u; i < ITEMS; i++) { // unroll
     let item = i * LANES + lane;
     tile[item / PIECES * STRIDE + item % PIECES] = select(vec4u(), next[i], first + item / PIECES <= last);
   }
@@ -137,16 +142,18 @@ fn stage(lane: u32, first: u32, last: u32) {
 
 /// Scores of the subgroup's queries, whose first is `row`.
 fn multiply_keys(queries: ptr<function, Queries>, row: u32) {
-  for (var j = 0u; j < KEYS / 16; j++) {
+  for (var j = 0u; j < KEY_ROWS; j++) { // unroll
     var scores: array<Sums, ROWS>;
-    for (var r = 0u; r < ROWS; r++) { scores[r] = Sums(0f); }
-    for (var c = 0u; c < FRAGMENTS; c++) {
+    for (var r = 0u; r < ROWS; r++) { // unroll
+      scores[r] = Sums(0f);
+    }
+    for (var c = 0u; c < FRAGMENTS; c++) { // unroll
       let keys = subgroupMatrixLoad<Right, col_major>(&tile, 16 * j * STRIDE + 2 * c, STRIDE);
-      for (var r = 0u; r < ROWS; r++) {
+      for (var r = 0u; r < ROWS; r++) { // unroll
         scores[r] = subgroupMatrixMultiplyAccumulate((*queries)[r][c], keys, scores[r]);
       }
     }
-    for (var r = 0u; r < ROWS; r++) {
+    for (var r = 0u; r < ROWS; r++) { // unroll
       let at = SCORES + (row + 16 * r) * SCORE_STRIDE + 4 * j;
       subgroupMatrixStore<row_major>(&tile, at, scores[r], SCORE_STRIDE);
     }
@@ -154,15 +161,15 @@ fn multiply_keys(queries: ptr<function, Queries>, row: u32) {
 }
 
 fn multiply_values(outputs: ptr<function, Outputs>, row: u32) {
-  for (var k = 0u; k < KEYS / 16; k++) {
+  for (var k = 0u; k < KEY_ROWS; k++) { // unroll
     var weights: array<Left, ROWS>;
-    for (var r = 0u; r < ROWS; r++) {
+    for (var r = 0u; r < ROWS; r++) { // unroll
       let at = WEIGHTS + (row + 16 * r) * WEIGHT_STRIDE + 2 * k;
       weights[r] = subgroupMatrixLoad<Left, row_major>(&tile, at, WEIGHT_STRIDE);
     }
-    for (var c = 0u; c < FRAGMENTS; c++) {
+    for (var c = 0u; c < FRAGMENTS; c++) { // unroll
       let values = subgroupMatrixLoad<Right, row_major>(&tile, 16 * k * STRIDE + 2 * c, STRIDE);
-      for (var r = 0u; r < ROWS; r++) {
+      for (var r = 0u; r < ROWS; r++) { // unroll
         (*outputs)[r][c] = subgroupMatrixMultiplyAccumulate(weights[r], values, (*outputs)[r][c]);
       }
     }
@@ -191,13 +198,15 @@ fn scores_of(at: u32, sight: Sight, position: u32, key: u32, is_masked: bool) ->
 /// Turns a row of scores into weights; returns whether its reference moved.
 fn weigh(lane: u32, row_index: u32, row: ptr<function, Row>, sight: Sight, first: u32) -> bool {
   let is_masked = !all_seen(sight, first);
-  let part = lane % 32 / (16 * ROWS) * LANE_PIECES;
-  var scores: array<vec4f, 2 * LANE_PIECES>;
+  let part = lane % 32 / (16 * ROWS) * EIGHTHS;
+  var scores: array<array<vec4f, 2>, EIGHTHS>;
   var most = vec4f(LOWEST);
-  for (var i = 0u; i < 2 * LANE_PIECES; i++) {
-    let quad = 2 * part + i;
-    scores[i] = scores_of(SCORES + row_index * SCORE_STRIDE + quad, sight, (*row).position, first + 4 * quad, is_masked);
-    most = max(most, scores[i]);
+  for (var i = 0u; i < EIGHTHS; i++) { // unroll
+    let at = SCORES + row_index * SCORE_STRIDE + 2 * (part + i);
+    let key = first + 8 * (part + i);
+    scores[i][0] = scores_of(at, sight, (*row).position, key, is_masked);
+    scores[i][1] = scores_of(at + 1, sight, (*row).position, key + 4, is_masked);
+    most = max(most, max(scores[i][0], scores[i][1]));
   }
   var largest = max(max(most.x, most.y), max(most.z, most.w));
   if (ROW_LANES == 2) { largest = max(largest, subgroupShuffleXor(largest, 16)); }
@@ -211,9 +220,9 @@ fn weigh(lane: u32, row_index: u32, row: ptr<function, Row>, sight: Sight, first
   // A row that has seen nothing yet has LOWEST for its reference: its weights must not be exp2(0).
   let reference = select((*row).most, 0.0, (*row).most == LOWEST);
   var sum = vec4f();
-  for (var i = 0u; i < LANE_PIECES; i++) {
-    let a = exp2(scores[2 * i] - reference);
-    let b = exp2(scores[2 * i + 1] - reference);
+  for (var i = 0u; i < EIGHTHS; i++) { // unroll
+    let a = exp2(scores[i][0] - reference);
+    let b = exp2(scores[i][1] - reference);
     sum += a + b;
     tile[WEIGHTS + row_index * WEIGHT_STRIDE + part + i] =
       vec4u(bitcast<vec2u>(vec4<f16>(a)), bitcast<vec2u>(vec4<f16>(b)));
@@ -222,36 +231,26 @@ fn weigh(lane: u32, row_index: u32, row: ptr<function, Row>, sight: Sight, first
   return is_moved;
 }
 
-const ROUND: u32 = KEYS / 16; // fragments of outputs that the place of the scores takes
-
-/// Multiplies each row of outputs by its factor.
+/// Multiplies each row of outputs by its factor, as many columns at a time as the place of the scores takes.
 fn rescale(outputs: ptr<function, Outputs>, lane: u32, row: u32, row_index: u32, factor: f32) {
-  for (var c = 0u; c < FRAGMENTS; c += ROUND) {
+  for (var n = 0u; n < ROUNDS; n++) { // unroll
     workgroupBarrier();
-    put_outputs(outputs, row, c);
+    for (var r = 0u; r < ROWS; r++) { // unroll
+      for (var j = 0u; j < KEY_ROWS; j++) { // unroll
+        let at = SCORES + (row + 16 * r) * SCORE_STRIDE + 4 * j;
+        subgroupMatrixStore<row_major>(&tile, at, (*outputs)[r][n * KEY_ROWS + j], SCORE_STRIDE);
+      }
+    }
     workgroupBarrier();
     for (var i = lane % 32 / (16 * ROWS); i < KEYS / 4; i += ROW_LANES) {
       let at = SCORES + row_index * SCORE_STRIDE + i;
       tile[at] = bitcast<vec4u>(bitcast<vec4f>(tile[at]) * factor);
     }
     workgroupBarrier();
-    for (var r = 0u; r < ROWS; r++) {
-      for (var j = 0u; j < ROUND; j++) {
-        if (c + j < FRAGMENTS) {
-          let at = SCORES + (row + 16 * r) * SCORE_STRIDE + 4 * j;
-          (*outputs)[r][c + j] = subgroupMatrixLoad<Sums, row_major>(&tile, at, SCORE_STRIDE);
-        }
-      }
-    }
-  }
-}
-
-fn put_outputs(outputs: ptr<function, Outputs>, row: u32, c: u32) {
-  for (var r = 0u; r < ROWS; r++) {
-    for (var j = 0u; j < ROUND; j++) {
-      if (c + j < FRAGMENTS) {
+    for (var r = 0u; r < ROWS; r++) { // unroll
+      for (var j = 0u; j < KEY_ROWS; j++) { // unroll
         let at = SCORES + (row + 16 * r) * SCORE_STRIDE + 4 * j;
-        subgroupMatrixStore<row_major>(&tile, at, (*outputs)[r][c + j], SCORE_STRIDE);
+        (*outputs)[r][n * KEY_ROWS + j] = subgroupMatrixLoad<Sums, row_major>(&tile, at, SCORE_STRIDE);
       }
     }
   }
@@ -282,22 +281,25 @@ fn write(token: u32, column: u32, a: vec4f, b: vec4f) {
   }
 }
 
-/// Writes the outputs of a subgroup's queries, which are `count` from token `first` on.
+/// Writes the outputs of a subgroup's queries, of which `weight` is the sum of the lane's row's weights.
 fn finish(outputs: ptr<function, Outputs>, lane: u32, row: u32, weight: f32, info: vec4u, head: u32) {
-  const round_pieces = ROUND * 2;
-  for (var c = 0u; c < FRAGMENTS; c += ROUND) {
+  for (var n = 0u; n < ROUNDS; n++) { // unroll
     workgroupBarrier();
-    put_outputs(outputs, row, c);
+    for (var r = 0u; r < ROWS; r++) { // unroll
+      for (var j = 0u; j < KEY_ROWS; j++) { // unroll
+        let at = SCORES + (row + 16 * r) * SCORE_STRIDE + 4 * j;
+        subgroupMatrixStore<row_major>(&tile, at, (*outputs)[r][n * KEY_ROWS + j], SCORE_STRIDE);
+      }
+    }
     workgroupBarrier();
-    for (var n = 0u; n < ROWS * round_pieces / 2; n++) {
-      let i = n * 32 + lane % 32;
-      let r = i / round_pieces;
-      let piece = i % round_pieces;
-      let total = subgroupShuffle(weight, r);
-      let at = SCORES + (row + r) * SCORE_STRIDE + 2 * piece;
-      let column = c * 16 + piece * 8;
-      if (row + r < info.y && column < HEAD) {
-        write(info.x + row + r, head * HEAD + column, bitcast<vec4f>(tile[at]) / total, bitcast<vec4f>(tile[at + 1]) / total);
+    for (var i = 0u; i < ROWS * KEY_ROWS; i++) {
+      let piece = (i * 32 + lane % 32) % (2 * KEY_ROWS);
+      let place = (i * 32 + lane % 32) / (2 * KEY_ROWS);
+      let total = subgroupShuffle(weight, place);
+      if (row + place < info.y) {
+        let at = SCORES + (row + place) * SCORE_STRIDE + 2 * piece;
+        let column = head * HEAD + n * KEYS + 8 * piece;
+        write(info.x + row + place, column, bitcast<vec4f>(tile[at]) / total, bitcast<vec4f>(tile[at + 1]) / total);
       }
     }
   }
@@ -322,8 +324,8 @@ fn main(@builtin(workgroup_id) place: vec3u, @builtin(local_invocation_index) la
   workgroupBarrier();
   var queries: Queries;
   var outputs: Outputs;
-  for (var r = 0u; r < ROWS; r++) {
-    for (var c = 0u; c < FRAGMENTS; c++) {
+  for (var r = 0u; r < ROWS; r++) { // unroll
+    for (var c = 0u; c < FRAGMENTS; c++) { // unroll
       queries[r][c] = subgroupMatrixLoad<Left, row_major>(&tile, (subgroup_row + 16 * r) * STRIDE + 2 * c, STRIDE);
       outputs[r][c] = Sums(0f);
     }

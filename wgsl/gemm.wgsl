@@ -1,66 +1,68 @@
 // gemm: y[t, n] = sum over k of x[t, k] * weight[n, k] (+ bias[n]) (+ y[t, n]), or act(gate[t, n]) * up[t, n]
 //
 // Products on subgroup matrices (16 x 16 x 16, f16 in, f32 sums), for more tokens than a matrix-vector kernel likes.
-// One workgroup a tile of TILE_TOKENS by TILE_ROWS; its subgroups share it in parts of PART_TOKENS by PART_ROWS,
-// and SPLIT of them share a part by taking turns along k. Each step stages STEP columns of both operands in workgroup
-// memory, while the next ones are on their way to registers. Workgroups of grid.z take one share of k each and write
-// sums of their own ("partials"). Tiles are walked in bands of BAND token tiles, so that neighbours find each other's
-// operands in the cache. Bound by the matrix units and workgroup memory for many tokens, by reading weight for few.
-// inputs / grid.z is a multiple of STEP, outputs of 8 (gated: halves of outputs of 16). Rows beyond the last are read
-// as the last and not written. Gated weights have the rows of gate first, then those of up.
+// One workgroup a tile; subgroups have parts of it, and SPLIT of them share a part by taking turns along k. Each step
+// stages 8 * PIECES columns of both operands in workgroup memory, while the next ones are on their way to registers.
+// Workgroups of grid.z take one share of k each and write sums of their own, [share, token, row]. Tiles are walked in
+// bands, so that neighbours find each other's operands in the cache. Bound by the matrix units and workgroup memory for
+// many tokens, by reading weight for few. inputs / grid.z is a multiple of 8 * PIECES, rows of 16. Rows and tokens beyond
+// the last are read as the last and not written. Gated weights have the rows of gate first, then those of up.
+// Loops over matrices are written out before compilation (src/gpu/unroll.ts): their counts are plain numbers.
 enable f16;
 enable subgroups;
 enable chromium_experimental_subgroup_matrix;
 diagnostic(off, chromium.subgroup_matrix_uniformity);
 
-override FORMAT: u32 = 2;     // of weight: 2 f16, 3 i8, 4 i4
+override FORMAT: u32 = 2;        // of weight: 2 f16, 3 i8, 4 i4
 override GROUP_EIGHTHS: u32 = 4; // of i8 and i4: consecutive inputs that share a scale (an f16), in eights
-override BIAS: u32 = 0;       // 1: adds bias
-override ACCUMULATE: u32 = 0; // 1: adds to what y holds
-override Y_FORMAT: u32 = 0;   // 0 f32, 2 f16
-const GATED: u32 = 0;         // 1: silu(gate) * up, 2: gelu_tanh(gate) * up
-const TILE_TOKENS: u32 = 128;
-const TILE_ROWS: u32 = 128;
-const PART_TOKENS: u32 = 64;
-const PART_ROWS: u32 = 64;
-const SPLIT: u32 = 1;
-const STEP: u32 = 32;
-const STAGES: u32 = 2;        // 2: staging the next step needs no barrier of its own
-const BAND: u32 = 8;
+override BIAS: u32 = 0;          // 1: adds bias
+override ACCUMULATE: u32 = 0;    // 1: adds to what y holds
+override Y_FORMAT: u32 = 0;      // 0 f32, 2 f16
+const GATED: u32 = 0;            // 1: silu(gate) * up, 2: gelu_tanh(gate) * up; ROWS_N is even
+const PARTS_T: u32 = 2;          // parts of a tile along tokens, and along rows of weight
+const PARTS_N: u32 = 2;
+const ROWS_T: u32 = 4;           // matrices of a part, likewise
+const ROWS_N: u32 = 4;
+const SPLIT: u32 = 1;            // subgroups to a part
+const TURNS: u32 = 2;            // matrices along k that each of them multiplies a step
+const STAGES: u32 = 1;           // 2: staging the next step does not wait for the products of this one
+const AHEAD: u32 = 1;            // steps on their way to registers: 1 or 2
+const CYCLE: u32 = 1;            // the larger of STAGES and AHEAD
+const X_ITEMS: u32 = 4;          // pieces of x and weight that a lane stages a step
+const W_ITEMS: u32 = 4;
+const BAND: u32 = 8;             // tiles of tokens next to each other
 struct Params { tokens: u32, inputs: u32, rows: u32 }
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> x: array<vec4u>;       // [tokens, inputs]
 @group(0) @binding(2) var<storage, read> weight: array<vec4u>;  // [rows, inputs]
 @group(0) @binding(3) var<storage, read> scales: array<u32>;    // [scales]
-@group(0) @binding(4) var<storage, read> bias: array<vec4u>;     // [biases]
+@group(0) @binding(4) var<storage, read> bias: array<vec4u>;    // [biases]
 @group(0) @binding(5) var<storage, read_write> y: array<vec4u>; // [y_rows, outputs]
 
 alias Left = subgroup_matrix_left<f16, 16, 16>;
 alias Right = subgroup_matrix_right<f16, 16, 16>;
 alias Sums = subgroup_matrix_result<f32, 16, 16>;
 
-const PARTS_T: u32 = TILE_TOKENS / PART_TOKENS;
-const PARTS_N: u32 = TILE_ROWS / PART_ROWS;
-const LANES: u32 = 32 * PARTS_T * PARTS_N * SPLIT;
-const ROWS_T: u32 = PART_TOKENS / 16;
-const ROWS_N: u32 = PART_ROWS / 16;
+const TILE_TOKENS: u32 = 16 * ROWS_T * PARTS_T;
+const TILE_ROWS: u32 = 16 * ROWS_N * PARTS_N;
+const PARTS: u32 = PARTS_T * PARTS_N;
+const LANES: u32 = 32 * PARTS * SPLIT;
 
-// Everything staged is counted in pieces of 16 bytes: 8 columns. A row has one piece more than it needs, which puts
-// the rows of a matrix into different banks.
-const PIECES: u32 = STEP / 8;
+// What is staged is counted in pieces of 16 bytes: 8 columns. A row has one piece more than it needs, which puts the
+// rows of a matrix into different banks.
+const PIECES: u32 = 2 * TURNS * SPLIT; // of a step
 const STRIDE: u32 = PIECES + 1;
-const X_ITEMS: u32 = TILE_TOKENS * PIECES / LANES; // pieces a lane stages
-const W_ITEMS: u32 = TILE_ROWS * PIECES / LANES;
 const STAGE: u32 = (TILE_TOKENS + TILE_ROWS) * STRIDE;
 // In the end the memory takes 16 rows of sums of each subgroup, in pieces of four.
-const SUM_STRIDE: u32 = PART_ROWS / 4 + 1;
+const SUM_STRIDE: u32 = 4 * ROWS_N + 1;
 const SUM_AREA: u32 = 16 * SUM_STRIDE;
-var<workgroup> tile: array<vec4u, max(STAGES * STAGE, LANES / 32 * SUM_AREA)>;
+var<workgroup> tile: array<vec4u, max(STAGES * STAGE, PARTS * SPLIT * SUM_AREA)>;
+const_assert X_ITEMS * LANES == TILE_TOKENS * PIECES && W_ITEMS * LANES == TILE_ROWS * PIECES;
 
 var<private> x_base: array<u32, X_ITEMS>; // where the lane's rows begin, in pieces
 var<private> w_base: array<u32, W_ITEMS>;
-var<private> x_next: array<vec4u, X_ITEMS>;
-var<private> w_next: array<vec4u, W_ITEMS>; // as stored, with the scale behind
+var<private> x_next: array<array<vec4u, X_ITEMS>, AHEAD>;
+var<private> w_next: array<array<vec4u, W_ITEMS>, AHEAD>; // as stored, with the scale behind
 alias PartSums = array<array<Sums, ROWS_N>, ROWS_T>;
 
 /// The row of weight in row `i` of the tile: gated, 16 rows of gate and 16 of up by turns.
@@ -71,11 +73,11 @@ fn weight_row(first: u32, i: u32) -> u32 {
 }
 
 fn find_rows(lane: u32, first_t: u32, first_n: u32) {
-  for (var i = 0u; i < X_ITEMS; i++) {
+  for (var i = 0u; i < X_ITEMS; i++) { // unroll
     let row = (i * LANES + lane) / PIECES;
     x_base[i] = min(first_t + row, params.tokens - 1) * (params.inputs / 8) + lane % PIECES;
   }
-  for (var i = 0u; i < W_ITEMS; i++) {
+  for (var i = 0u; i < W_ITEMS; i++) { // unroll
     let row = (i * LANES + lane) / PIECES;
     w_base[i] = weight_row(first_n, row) * (params.inputs / 8) + lane % PIECES;
   }
@@ -119,29 +121,36 @@ fn widened(stored: vec4u) -> vec4u {
   );
 }
 
-fn fetch(piece: u32) {
-  for (var i = 0u; i < X_ITEMS; i++) { x_next[i] = x[x_base[i] + piece]; }
-  for (var i = 0u; i < W_ITEMS; i++) { w_next[i] = stored_weights(w_base[i] + piece); }
+fn fetch(slot: u32, piece: u32) {
+  for (var i = 0u; i < X_ITEMS; i++) { // unroll
+    x_next[slot][i] = x[x_base[i] + piece];
+  }
+  for (var i = 0u; i < W_ITEMS; i++) { // unroll
+    w_next[slot][i] = stored_weights(w_base[i] + piece);
+  }
 }
 
-fn stage(lane: u32, base: u32) {
+fn stage(slot: u32, lane: u32, base: u32) {
   let at = base + lane / PIECES * STRIDE + lane % PIECES;
   const rows = LANES / PIECES;
-  for (var i = 0u; i < X_ITEMS; i++) { tile[at + i * rows * STRIDE] = x_next[i]; }
-  for (var i = 0u; i < W_ITEMS; i++) { tile[at + (TILE_TOKENS + i * rows) * STRIDE] = widened(w_next[i]); }
+  for (var i = 0u; i < X_ITEMS; i++) { // unroll
+    tile[at + i * rows * STRIDE] = x_next[slot][i];
+  }
+  for (var i = 0u; i < W_ITEMS; i++) { // unroll
+    tile[at + (TILE_TOKENS + i * rows) * STRIDE] = widened(w_next[slot][i]);
+  }
 }
 
-/// Adds the products of a staged step; the subgroup's part begins at `part_t`, `part_n`.
-fn multiply(sums: ptr<function, PartSums>, base: u32, part_t: u32, part_n: u32, turn: u32) {
-  for (var k = turn; k < STEP / 16; k += SPLIT) {
+/// Adds the products of a staged step, whose operands of this subgroup's part begin at `left_at` and `right_at`.
+fn multiply(sums: ptr<function, PartSums>, left_at: u32, right_at: u32) {
+  for (var k = 0u; k < TURNS; k++) { // unroll
     var left: array<Left, ROWS_T>;
-    for (var i = 0u; i < ROWS_T; i++) {
-      left[i] = subgroupMatrixLoad<Left, row_major>(&tile, base + (part_t + 16 * i) * STRIDE + 2 * k, STRIDE);
+    for (var i = 0u; i < ROWS_T; i++) { // unroll
+      left[i] = subgroupMatrixLoad<Left, row_major>(&tile, left_at + 16 * i * STRIDE + 2 * k * SPLIT, STRIDE);
     }
-    for (var j = 0u; j < ROWS_N; j++) {
-      let at = base + (TILE_TOKENS + part_n + 16 * j) * STRIDE + 2 * k;
-      let right = subgroupMatrixLoad<Right, col_major>(&tile, at, STRIDE);
-      for (var i = 0u; i < ROWS_T; i++) {
+    for (var j = 0u; j < ROWS_N; j++) { // unroll
+      let right = subgroupMatrixLoad<Right, col_major>(&tile, right_at + 16 * j * STRIDE + 2 * k * SPLIT, STRIDE);
+      for (var i = 0u; i < ROWS_T; i++) { // unroll
         (*sums)[i][j] = subgroupMatrixMultiplyAccumulate(left[i], right, (*sums)[i][j]);
       }
     }
@@ -157,7 +166,7 @@ fn activated(gate: vec4f) -> vec4f {
 /// Four sums of a row, over all turns.
 fn total(at: u32) -> vec4f {
   var sum = bitcast<vec4f>(tile[at]);
-  for (var turn = 1u; turn < SPLIT; turn++) { sum += bitcast<vec4f>(tile[at + turn * PARTS_T * PARTS_N * SUM_AREA]); }
+  for (var turn = 1u; turn < SPLIT; turn++) { sum += bitcast<vec4f>(tile[at + turn * PARTS * SUM_AREA]); }
   return sum;
 }
 
@@ -194,7 +203,7 @@ fn put(t: u32, n: u32, row: u32, a: vec4f, b: vec4f) {
 
 /// Writes the 16 rows of sums in workgroup memory that belong to one part.
 fn put_rows(worker: u32, at: u32, first_t: u32, first_n: u32, share: u32) {
-  const eights = select(PART_ROWS / 8, PART_ROWS / 16, GATED > 0);
+  const eights = select(2 * ROWS_N, ROWS_N, GATED > 0);
   let columns = select(params.rows, params.rows / 2, GATED > 0);
   for (var i = worker; i < 16 * eights; i += 32 * SPLIT) {
     let t = first_t + i / eights;
@@ -223,39 +232,46 @@ fn main(
   @builtin(local_invocation_index) lane: u32,
 ) {
   let place = tile_place(group, grid);
-  let first_t = place.x * TILE_TOKENS;
-  let first_n = place.y * TILE_ROWS;
   let subgroup = subgroupBroadcastFirst(lane / 32);
-  let part = subgroup % (PARTS_T * PARTS_N);
-  let turn = subgroup / (PARTS_T * PARTS_N);
-  let part_t = part / PARTS_N * PART_TOKENS;
-  let part_n = part % PARTS_N * PART_ROWS;
+  let part = subgroup % PARTS;
+  let turn = subgroup / PARTS;
+  let part_t = part / PARTS_N * 16 * ROWS_T;
+  let part_n = part % PARTS_N * 16 * ROWS_N;
+  let left_at = part_t * STRIDE + 2 * turn;
+  let right_at = (TILE_TOKENS + part_n) * STRIDE + 2 * turn;
   var sums: PartSums;
-  for (var i = 0u; i < ROWS_T; i++) {
-    for (var j = 0u; j < ROWS_N; j++) { sums[i][j] = Sums(0f); }
+  for (var i = 0u; i < ROWS_T; i++) { // unroll
+    for (var j = 0u; j < ROWS_N; j++) { // unroll
+      sums[i][j] = Sums(0f);
+    }
   }
-  find_rows(lane, first_t, first_n);
-  let steps = params.inputs / STEP / grid.z;
-  let first_step = group.z * steps;
-  fetch(first_step * PIECES);
-  stage(lane, 0);
-  workgroupBarrier();
-  for (var step = 1u; step < steps; step++) {
-    fetch((first_step + step) * PIECES);
-    multiply(&sums, (step - 1) % STAGES * STAGE, part_t, part_n, turn);
-    if (STAGES == 1) { workgroupBarrier(); }
-    stage(lane, step % STAGES * STAGE);
-    workgroupBarrier();
+  find_rows(lane, place.x * TILE_TOKENS, place.y * TILE_ROWS);
+  let steps = params.inputs / (8 * PIECES) / grid.z;
+  let piece = group.z * steps * PIECES;
+  for (var i = 0u; i < AHEAD; i++) { // unroll
+    if (i < steps) { fetch(i, piece + i * PIECES); }
   }
-  multiply(&sums, (steps - 1) % STAGES * STAGE, part_t, part_n, turn);
-  let columns = first_n + part_n;
-  let worker = turn * 32 + lane % 32;
-  for (var i = 0u; i < ROWS_T; i++) {
+  for (var first = 0u; first < steps; first += CYCLE) {
+    for (var i = 0u; i < CYCLE; i++) { // unroll
+      if (first + i < steps) {
+        let base = i % STAGES * STAGE;
+        stage(i % AHEAD, lane, base);
+        workgroupBarrier();
+        if (first + i + AHEAD < steps) { fetch(i % AHEAD, piece + (first + i + AHEAD) * PIECES); }
+        multiply(&sums, base + left_at, base + right_at);
+        if (STAGES == 1) { workgroupBarrier(); }
+      }
+    }
+  }
+  let columns = place.y * TILE_ROWS + part_n;
+  let first_n = select(columns, columns / 2, GATED > 0);
+  for (var i = 0u; i < ROWS_T; i++) { // unroll
     workgroupBarrier();
-    for (var j = 0u; j < ROWS_N; j++) {
-      subgroupMatrixStore<row_major>(&tile, subgroup * SUM_AREA + j * 4, sums[i][j], SUM_STRIDE);
+    for (var j = 0u; j < ROWS_N; j++) { // unroll
+      subgroupMatrixStore<row_major>(&tile, subgroup * SUM_AREA + 4 * j, sums[i][j], SUM_STRIDE);
     }
     workgroupBarrier();
-    put_rows(worker, part * SUM_AREA, first_t + part_t + 16 * i, select(columns, columns / 2, GATED > 0), group.z);
+    let first_t = place.x * TILE_TOKENS + part_t + 16 * i;
+    put_rows(turn * 32 + lane % 32, part * SUM_AREA, first_t, first_n, group.z);
   }
 }

@@ -1,6 +1,7 @@
 /** Compute pipelines and bind-group layouts, made once a variant. WGSL files are read from wgsl/ and stay valid WGSL. */
 import { readFileSync } from "node:fs";
 import type { Dispatch, KernelSpec } from "./kernel.ts";
+import { unroll } from "./unroll.ts";
 
 export interface Pipeline {
   readonly id: number;
@@ -84,7 +85,7 @@ export class PipelineCache {
     if (found) return found;
     const module = this.#device.createShaderModule({
       label: file,
-      code: replaceConsts(readWgsl(file), replace),
+      code: unroll(replaceConsts(readWgsl(file), replace)),
     });
     this.#modules.set(key, module);
     return module;

@@ -1,7 +1,7 @@
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import type { Activation } from "../../src/gpu/kernels/gated-activation.ts";
 import { gemm, type GemmOptions, suitsGemm } from "../../src/gpu/kernels/gemm.ts";
-import { gemmShares } from "../../src/gpu/kernels/gemm-tiles.ts";
+import { chooseTile, gemmShares, tileConsts } from "../../src/gpu/kernels/gemm-tiles.ts";
 import type { Dtype } from "../../src/gpu/tensor.ts";
 import {
   assertClose,
@@ -131,6 +131,13 @@ const cases: Case[] = [
   { tokens: 18, inputs: 1024, outputs: 64, shares: 4 },
   { tokens: 90, inputs: 256, outputs: 144, shares: 2 },
   { tokens: 2048, inputs: 64, outputs: 2064 }, // the largest tiles, and bands of them
+  { tokens: 1024, inputs: 128, outputs: 1536, accumulate: true }, // 96 x 128
+  { tokens: 256, inputs: 64, outputs: 6144 }, // 128 x 96
+  { tokens: 1000, inputs: 64, outputs: 1024, activation: "silu" },
+  { tokens: 16, inputs: 1536, outputs: 3072 }, // wide tiles of few tokens
+  { tokens: 31, inputs: 384, outputs: 3072 },
+  { tokens: 50, inputs: 256, outputs: 6144 },
+  { tokens: 63, inputs: 256, outputs: 272, activation: "gelu-tanh" },
 ];
 
 const lacks = skipWithoutGpu(!gpu.traits.hasSubgroupMatrix);
@@ -162,6 +169,39 @@ test("a product of few rows is split into shares, but not where results must not
   expect(gemmShares({ ...traits, deterministic: true }, shape)).toBe(1);
   expect(gemmShares(traits, shape)).toBeGreaterThan(1);
   expect(gemmShares(traits, { ...shape, rows: 65536 })).toBe(1);
+});
+
+/** What wgsl/gemm.wgsl makes of its consts: bytes of workgroup memory, lanes, and columns a step. */
+function footprint(consts: Record<string, string>) {
+  const of = (name: string) => Number.parseInt(consts[name], 10);
+  const [tokens, rows] = [16 * of("PARTS_T") * of("ROWS_T"), 16 * of("PARTS_N") * of("ROWS_N")];
+  const subgroups = of("PARTS_T") * of("PARTS_N") * of("SPLIT");
+  const pieces = 2 * of("TURNS") * of("SPLIT");
+  const staged = of("STAGES") * (tokens + rows) * (pieces + 1);
+  const bytes = 16 * Math.max(staged, subgroups * 16 * (4 * of("ROWS_N") + 1));
+  const staysWhole =
+    of("X_ITEMS") * 32 * subgroups === tokens * pieces && of("W_ITEMS") * 32 * subgroups === rows * pieces;
+  return { bytes, lanes: 32 * subgroups, columns: 8 * pieces, staysWhole };
+}
+
+test("every tile that is chosen fits the workgroup, and the columns", () => {
+  for (const deterministic of [false, true]) {
+    for (const tokens of [1, 16, 17, 33, 65, 200, 4096]) {
+      for (const inputs of [32, 96, 640, 1536, 2880, 4096]) {
+        for (const rows of [16, 1536, 8192, 151_936]) {
+          const isGated = rows === 8192;
+          const chosen = chooseTile({ ...traits, deterministic }, { tokens, inputs, rows, isGated });
+          const { bytes, lanes, columns, staysWhole } = footprint(tileConsts(chosen));
+          expect(bytes).toBeLessThanOrEqual(48 * 1024);
+          expect(lanes).toBeLessThanOrEqual(512);
+          expect(inputs % columns).toBe(0);
+          expect(staysWhole).toBe(true);
+          if (isGated) expect(chosen.matrices[1] % 2).toBe(0);
+          if (deterministic) expect(chosen.split).toBe(1);
+        }
+      }
+    }
+  }
 });
 
 test("suitsGemm tells what gemm can multiply", () => {

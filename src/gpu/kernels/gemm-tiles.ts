@@ -2,81 +2,152 @@
 import type { GpuTraits } from "../gpu.ts";
 import { groups } from "../kernel.ts";
 
-/** Sizes of wgsl/gemm.wgsl. */
+/** Sizes of wgsl/gemm.wgsl; pairs are along tokens and along rows of the weight. */
 export interface GemmTile {
-  /** Of a workgroup. */
-  readonly tokens: number;
-  readonly rows: number;
-  /** Of a subgroup. */
-  readonly partTokens: number;
-  readonly partRows: number;
-  /** Subgroups that share a part, each with its own columns. */
+  /** Matrices of 16 x 16 that a subgroup has. */
+  readonly matrices: readonly [number, number];
+  /** Subgroups side by side. */
+  readonly parts: readonly [number, number];
+  /** Subgroups that share a part: each takes its turn along the columns. */
   readonly split: number;
-  /** Columns staged at a time. */
-  readonly step: number;
+  /** Matrices along the columns that each of them multiplies a step. */
+  readonly turns: number;
   readonly stages: 1 | 2;
+  /** Steps fetched ahead. */
+  readonly ahead: 1 | 2;
 }
 
-const large: GemmTile = {
-  tokens: 128,
-  rows: 128,
-  partTokens: 64,
-  partRows: 64,
-  split: 1,
-  step: 32,
-  stages: 2,
-};
-const medium: GemmTile = {
-  tokens: 64,
-  rows: 64,
-  partTokens: 32,
-  partRows: 32,
-  split: 1,
-  step: 32,
-  stages: 2,
-};
+export function tileTokens({ matrices, parts }: GemmTile): number {
+  return 16 * matrices[0] * parts[0];
+}
 
-/** Few tokens: the parts are whole tiles, and the subgroups of a workgroup divide the columns among themselves. */
-function skinny(tokens: number, rows: number, split: number, step: number, stages: 1 | 2): GemmTile {
-  return { tokens, rows, partTokens: tokens, partRows: rows, split, step, stages };
+export function tileRows({ matrices, parts }: GemmTile): number {
+  return 16 * matrices[1] * parts[1];
+}
+
+/** Columns staged at a time. */
+function tileStep({ turns, split }: GemmTile): number {
+  return 16 * turns * split;
+}
+
+/** The consts of wgsl/gemm.wgsl. */
+export function tileConsts(tile: GemmTile): Record<string, string> {
+  const { matrices, parts, split, turns, stages, ahead } = tile;
+  const itemsPerRow = tileStep(tile) / 8 / (32 * parts[0] * parts[1] * split);
+  const values = {
+    PARTS_T: parts[0],
+    PARTS_N: parts[1],
+    ROWS_T: matrices[0],
+    ROWS_N: matrices[1],
+    SPLIT: split,
+    TURNS: turns,
+    STAGES: stages,
+    AHEAD: ahead,
+    CYCLE: Math.max(stages, ahead),
+    X_ITEMS: tileTokens(tile) * itemsPerRow,
+    W_ITEMS: tileRows(tile) * itemsPerRow,
+  };
+  return Object.fromEntries(Object.entries(values).map(([name, value]) => [name, `${value}u`]));
 }
 
 export interface GemmShape {
   tokens: number;
-  /** That a workgroup goes through. */
   inputs: number;
+  /** Rows of the weight. */
   rows: number;
+  /** Its rows are gate | up: a subgroup needs both of a pair of matrices. */
+  isGated?: boolean;
+  /** Shares of the inputs that workgroups divide among themselves. Default 1. */
+  shares?: number;
 }
 
-/** Workgroups that occupy a large GPU (an H100 has 132 cores). */
-const workgroupsWanted = 128;
-
-export function chooseTile(traits: GpuTraits, shape: GemmShape): GemmTile {
-  return candidates(traits, shape).find(({ step }) => shape.inputs % step === 0) ?? medium;
+function tile(
+  matrices: readonly [number, number],
+  parts: readonly [number, number],
+  rest: Partial<GemmTile> = {},
+): GemmTile {
+  return { matrices, parts, split: 1, turns: 4, stages: 1, ahead: 1, ...rest };
 }
 
-function candidates({ deterministic }: GpuTraits, { tokens, rows }: GemmShape): GemmTile[] {
-  // Every tile without `split` adds up in the same order.
-  if (deterministic || tokens > 64) {
-    const isLarge = groups(tokens, large.tokens) * groups(rows, large.rows) >= workgroupsWanted;
-    return [isLarge ? large : medium];
-  }
-  const tile = tokens <= 16 ? 16 : tokens <= 32 ? 32 : 64;
-  return [skinny(tile, 32, 8, 128, 1)];
-}
+const small = tile([2, 2], [2, 2]);
+
+/** For many tokens, with the time an element of the tile takes. All add up in the same order. */
+const dense: readonly { tile: GemmTile; cost: number }[] = [
+  { tile: tile([4, 4], [2, 2]), cost: 1 }, // 128 x 128
+  { tile: tile([3, 4], [2, 2]), cost: 1.05 },
+  { tile: tile([4, 3], [2, 2]), cost: 1.05 },
+  { tile: small, cost: 1.4 }, // 64 x 64
+];
 
 /**
- * Shares a product of few rows is worth splitting into (`gemm`'s `shares`), where what follows can add them up: so
- * many that all cores of a large GPU have work.
+ * For up to so many tokens: subgroups divide the columns among themselves. The wide tile reads x less often, the narrow
+ * one makes more workgroups.
  */
-export function gemmShares(traits: GpuTraits, { tokens, inputs, rows }: GemmShape): number {
-  if (traits.deterministic) return 1;
+const skinny: readonly { tokens: number; wide: GemmTile; narrow: GemmTile }[] = [
+  {
+    tokens: 16,
+    wide: tile([1, 2], [1, 1], { split: 8, turns: 1, ahead: 2 }),
+    narrow: tile([1, 1], [1, 1], { split: 8, turns: 2, ahead: 2 }),
+  },
+  {
+    tokens: 32,
+    wide: tile([2, 2], [1, 1], { split: 8, turns: 1, ahead: 2 }),
+    narrow: tile([2, 1], [1, 1], { split: 8, turns: 1, ahead: 2 }),
+  },
+  {
+    tokens: 64,
+    wide: tile([2, 4], [2, 1], { split: 4, turns: 2 }),
+    narrow: tile([4, 2], [1, 1], { split: 8, turns: 1, ahead: 2 }),
+  },
+];
+
+/** Of the GPU that the tiles were measured on; WebGPU does not tell. */
+const cores = 132;
+
+/** Workgroups with which such a GPU is busy enough. */
+const workgroupsWanted = 96;
+
+export function chooseTile({ deterministic }: GpuTraits, shape: GemmShape): GemmTile {
+  const few = skinny.find(({ tokens }) => shape.tokens <= tokens);
+  // With `split`, the order of the sums depends on the tile.
+  const chosen = few && !deterministic ? skinnyTile(few, shape) : denseTile(shape);
+  const { inputs, shares = 1 } = shape;
+  if ((inputs / shares) % tileStep(chosen) === 0) return chosen;
+  // The shortest steps, which all inputs are a multiple of.
+  return { ...(chosen.split === 1 ? chosen : small), turns: 2 };
+}
+
+function skinnyTile({ wide, narrow }: (typeof skinny)[number], shape: GemmShape): GemmTile {
+  const isPaired = shape.isGated && narrow.matrices[1] % 2 !== 0;
+  return isPaired || workgroups(wide, shape) >= workgroupsWanted ? wide : narrow;
+}
+
+/** The tile that is done first where each core has one at a time. */
+function denseTile(shape: GemmShape): GemmTile {
+  const fitting = dense.filter(({ tile }) => !shape.isGated || tile.matrices[1] % 2 === 0);
+  const time = ({ tile, cost }: (typeof dense)[number]) =>
+    groups(workgroups(tile, shape), cores) * tileTokens(tile) * tileRows(tile) * cost;
+  return fitting.reduce((best, other) => (time(other) < time(best) ? other : best)).tile;
+}
+
+function workgroups(tile: GemmTile, { tokens, rows, shares = 1 }: GemmShape): number {
+  return shares * groups(tokens, tileTokens(tile)) * groups(rows, tileRows(tile));
+}
+
+/** Most shares of a product: each is written and read again. */
+const sharesMax = 4;
+
+/**
+ * How many shares a product of few tokens is worth splitting into (`gemm`'s `shares`) where what follows can add them up
+ * for nothing, as `addNormF16` does: so many that wide tiles keep a large GPU busy.
+ */
+export function gemmShares({ deterministic }: GpuTraits, shape: GemmShape): number {
+  const few = skinny.find(({ tokens }) => shape.tokens <= tokens);
+  if (deterministic || !few) return 1;
   let shares = 1;
-  for (;;) {
-    const tile = chooseTile(traits, { tokens, inputs: inputs / shares, rows });
-    const workgroups = shares * groups(tokens, tile.tokens) * groups(rows, tile.rows);
-    const half = inputs / (2 * shares);
-    if (workgroups * 2 > 2 * workgroupsWanted || shares === 8 || half % tile.step !== 0) return shares;
+  while (shares < sharesMax && workgroups(few.wide, { ...shape, shares }) < workgroupsWanted) {
+    if ((shape.inputs / shares) % (2 * tileStep(few.wide)) !== 0) break;
     shares *= 2;
   }
+  return shares;
 }

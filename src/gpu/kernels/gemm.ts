@@ -2,7 +2,7 @@ import type { GpuTraits } from "../gpu.ts";
 import { type Dispatch, formatCode, groups, type KernelSpec, matchTensors, tensor } from "../kernel.ts";
 import { bytesPerElement, type Dtype, flatten, type Tensor } from "../tensor.ts";
 import type { Activation } from "./gated-activation.ts";
-import { chooseTile, type GemmTile } from "./gemm-tiles.ts";
+import { chooseTile, tileConsts, tileRows, tileTokens } from "./gemm-tiles.ts";
 import { checkMultiple } from "./token-grid.ts";
 import { scalesOf, weightBytes, weightConstants } from "./weights.ts";
 
@@ -58,7 +58,12 @@ export function gemm(traits: GpuTraits, options: GemmOptions): Dispatch {
   const sizes = matchTensors(gemmSpec, tensors);
   check(options, sizes);
   const { tokens, inputs, rows, outputs } = sizes;
-  const tile = chooseTile(traits, { tokens, inputs: inputs / shares, rows });
+  const tile = chooseTile(traits, {
+    tokens,
+    inputs: inputs / shares,
+    rows,
+    isGated: activation !== undefined,
+  });
   return {
     spec: gemmSpec,
     file: "gemm",
@@ -71,26 +76,13 @@ export function gemm(traits: GpuTraits, options: GemmOptions): Dispatch {
     replace: { ...tileConsts(tile), GATED: `${activation ? activationCode[activation] : 0}` },
     tensors,
     params: { tokens, inputs, rows },
-    workgroups: [groups(rows, tile.rows), groups(tokens, tile.tokens), shares],
+    workgroups: [groups(rows, tileRows(tile)), groups(tokens, tileTokens(tile)), shares],
     bytes: weightBytes(weight) + 2 * tokens * inputs + yBytes(options, outputs),
     flops: 2 * tokens * inputs * rows,
   };
 }
 
 const activationCode: Record<Activation, number> = { silu: 1, "gelu-tanh": 2 };
-
-function tileConsts({ tokens, rows, partTokens, partRows, split, step, stages }: GemmTile) {
-  const values = {
-    TILE_TOKENS: tokens,
-    TILE_ROWS: rows,
-    PART_TOKENS: partTokens,
-    PART_ROWS: partRows,
-    SPLIT: split,
-    STEP: step,
-    STAGES: stages,
-  };
-  return Object.fromEntries(Object.entries(values).map(([name, value]) => [name, `${value}u`]));
-}
 
 function yBytes({ y, accumulate }: GemmOptions, outputs: number): number {
   return y.shape[0] * outputs * bytesPerElement[y.dtype] * (accumulate ? 2 : 1);
