@@ -16,7 +16,7 @@ import { elementCount } from "../src/gpu/tensor.ts";
 import { commit } from "./commit.ts";
 import type { BuiltCase, KernelCase } from "./kernel-case.ts";
 import { kernelCases } from "./kernel-cases.ts";
-import { copyGigabytesPerSecond, medianMicroseconds } from "./stopwatch.ts";
+import { streamGigabytesPerSecond, medianMicroseconds } from "./stopwatch.ts";
 
 /** A line of bench/history.ndjson. */
 interface Measurement {
@@ -28,8 +28,8 @@ interface Measurement {
   microseconds: number;
   gbPerSecond: number;
   tflops: number;
-  /** Share of the bandwidth at which the same device copied a buffer in the same run. */
-  copyShare: number;
+  /** Share of the bandwidth that a streaming kernel reached on the same device in the same run. */
+  streamShare: number;
   checked: true;
 }
 
@@ -38,16 +38,16 @@ const checkedElements = 64;
 async function main(): Promise<void> {
   const options = readOptions();
   const gpu = await openDevice({ choice: options.gpu, checks: options.checks });
-  const copy = await copyGigabytesPerSecond(gpu);
+  const stream = await streamGigabytesPerSecond(gpu);
   const common = {
     date: new Date().toISOString(),
     commit: commit(),
     adapter: gpu.adapterName,
     runtime: `${runtime()} ${gpu.implementation}${options.checks ? " with checks" : ""}`,
   };
-  if (!options.json) printHead(gpu, common.runtime, copy);
+  if (!options.json) printHead(gpu, common.runtime, stream);
   for (const kernelCase of selectCases(gpu, options.filter)) {
-    const measurement: Measurement = { ...common, ...(await measure(gpu, kernelCase, copy)) };
+    const measurement: Measurement = { ...common, ...(await measure(gpu, kernelCase, stream)) };
     console.log(options.json ? JSON.stringify(measurement) : tableRow(measurement));
     if (options.record) {
       appendFileSync(new URL("history.ndjson", import.meta.url), `${JSON.stringify(measurement)}\n`);
@@ -82,7 +82,7 @@ function selectCases(gpu: Gpu, filter: string): KernelCase[] {
 async function measure(
   gpu: Gpu,
   kernelCase: KernelCase,
-  copy: number,
+  stream: number,
 ): Promise<Omit<Measurement, "date" | "commit" | "adapter" | "runtime">> {
   const { name } = kernelCase;
   const built = kernelCase.build(gpu);
@@ -96,7 +96,7 @@ async function measure(
     microseconds: round(microseconds),
     gbPerSecond: round(gbPerSecond),
     tflops: round(flops / microseconds / 1e6),
-    copyShare: round(gbPerSecond / copy),
+    streamShare: round(gbPerSecond / stream),
     checked: true,
   };
 }
@@ -130,15 +130,15 @@ function release({ dispatches }: BuiltCase): void {
   for (const buffer of new Set(buffers)) buffer.destroy();
 }
 
-function printHead(gpu: Gpu, on: string, copy: number): void {
+function printHead(gpu: Gpu, on: string, stream: number): void {
   console.log(`${gpu.describe()} (${on})`);
-  console.log(`copies ${copy.toFixed(1)} GB/s, reads and writes together\n`);
-  const columns = ["us", "GB/s", "TFLOP/s", "of copy"];
+  console.log(`roofline: a kernel that adds two large tensors moves ${stream.toFixed(1)} GB/s\n`);
+  const columns = ["us", "GB/s", "TFLOP/s", "of roof"];
   console.log("case".padEnd(40) + columns.map((text) => text.padStart(10)).join(""));
 }
 
-function tableRow({ case: name, microseconds, gbPerSecond, tflops, copyShare }: Measurement): string {
-  const share = `${(100 * copyShare).toFixed(1)} %`;
+function tableRow({ case: name, microseconds, gbPerSecond, tflops, streamShare }: Measurement): string {
+  const share = `${(100 * streamShare).toFixed(1)} %`;
   const cells = [microseconds.toFixed(1), gbPerSecond.toFixed(2), tflops.toFixed(4), share];
   return name.padEnd(40) + cells.map((text) => text.padStart(10)).join("");
 }

@@ -92,8 +92,11 @@ export class Recorder {
     return new Program(commands);
   }
 
-  /** Encodes and submits everything added since the last call. Throws `DeviceLostError` on a failed device. */
-  submit(): void {
+  /**
+   * Encodes and submits everything added since the last call; `pass` may ask for timestamps around it all. Throws
+   * `DeviceLostError` on a failed device.
+   */
+  submit(pass?: GPUComputePassDescriptor): void {
     this.#gpu.assertAlive();
     const [before, after, items] = [this.#before, this.#after, this.#items];
     this.take();
@@ -101,7 +104,7 @@ export class Recorder {
     const encoder = this.#gpu.device.createCommandEncoder();
     for (const record of before) record(encoder);
     if (this.#profiler) encodeProfiled(encoder, commands, this.#profiler);
-    else encode(encoder, commands);
+    else encode(encoder, commands, pass);
     for (const record of after) record(encoder);
     this.#gpu.device.queue.submit([encoder.finish()]);
     this.#profiler?.afterSubmit();
@@ -161,8 +164,12 @@ export class Recorder {
   }
 }
 
-function encode(encoder: GPUCommandEncoder, commands: readonly Command[]): void {
-  const pass = encoder.beginComputePass();
+function encode(
+  encoder: GPUCommandEncoder,
+  commands: readonly Command[],
+  descriptor?: GPUComputePassDescriptor,
+): void {
+  const pass = encoder.beginComputePass(descriptor);
   let current: GPUComputePipeline | null = null;
   for (const { dispatch, pipeline, group } of commands) {
     if (pipeline !== current) pass.setPipeline((current = pipeline));
