@@ -6,6 +6,7 @@ import { lossyTolerance } from "../engine/verify/lossy.ts";
 import { type Summary, summarize } from "../engine/verify/summary.ts";
 import { exact, type Tolerance, toleranceOf } from "../engine/verify/tolerance.ts";
 import { verify } from "../engine/verify/verify.ts";
+import { mayUseMatrixUnits } from "../engine/layers/fusion.ts";
 import { readModelConfig } from "../engine/weights/config.ts";
 import type { Environment } from "./environment.ts";
 import { loadProgress } from "./progress.ts";
@@ -108,9 +109,12 @@ function engineFor(engine: EngineOptions, cases: readonly VerifyCase[]): EngineO
 }
 
 /** Formats that round more than the checkpoint's own do. */
-function toleranceFor(engine: EngineOptions, { kvSpecs }: LoadedEngine): Tolerance {
+function toleranceFor(engine: EngineOptions, { kvSpecs, gpu }: LoadedEngine): Tolerance {
   const int8Kv = kvSpecs.find((spec) => spec.dtype === "i8");
-  return lossyTolerance(toleranceOf([engine.dtype, ...kvSpecs.map((spec) => spec.dtype)]), {
+  // Matrix units round what goes into a product, unless its weights are in a format that they do not take.
+  const takesMatrixUnits = !["f32", "bf16"].includes(engine.dtype) && mayUseMatrixUnits(gpu.traits);
+  const activations = takesMatrixUnits ? ["f16"] : [];
+  return lossyTolerance(toleranceOf([engine.dtype, ...kvSpecs.map((spec) => spec.dtype), ...activations]), {
     quantization: quantizationOf(engine),
     int8KvHeadDim: int8Kv?.headDim ?? null,
     passes: kvSpecs.length,

@@ -9,6 +9,7 @@ import { probeMemory } from "../gpu/memory-probe.ts";
 import { aggregate, type KvPolicy } from "./kv-cache/aggregate.ts";
 import { type BlockPlan, planKvBlocks } from "./kv-cache/plan-blocks.ts";
 import { bytesPerBlock, type KvCacheSpec } from "./kv-cache/spec.ts";
+import { mayUseMatrixUnits } from "./layers/fusion.ts";
 import type { FrequencyDtype } from "./layers/rotary.ts";
 import { ModelBuilder } from "./models/builder.ts";
 import type { DecoderModel } from "./models/model.ts";
@@ -276,7 +277,7 @@ async function loadModel(parts: LoadOptions): Promise<DecoderModel> {
       device: gpu.device,
       checkpoint,
       dtype,
-      bf16AsF16: gpu.traits.hasSubgroupMatrix && !gpu.traits.isCpu && !gpu.traits.deterministic,
+      bf16AsF16: mayUseMatrixUnits(gpu.traits),
       quantization,
       cache,
       onProgress,

@@ -1,4 +1,5 @@
 /** Which kernels do a step's products: those for few rows, those on matrix units for many, or the plain ones. */
+import type { GpuTraits } from "../../gpu/gpu.ts";
 import { fusedTokensMax } from "../../gpu/kernels/fused-linear.ts";
 import { suitsGemm } from "../../gpu/kernels/gemm.ts";
 import type { Tensor } from "../../gpu/tensor.ts";
@@ -24,5 +25,10 @@ export function isFused(context: Device, weight: Tensor, rowCount: number): bool
  * differ from those of the kernels for few rows, so a deterministic engine does without.
  */
 export function usesMatrixUnits({ traits }: Device, weight: Tensor, rowCount: number): boolean {
-  return rowCount >= matrixRowsMin && !traits.isCpu && !traits.deterministic && suitsGemm(traits, weight);
+  return rowCount >= matrixRowsMin && mayUseMatrixUnits(traits) && suitsGemm(traits, weight);
+}
+
+/** Whether an engine on this device uses matrix units at all. */
+export function mayUseMatrixUnits({ hasSubgroupMatrix, isCpu, deterministic }: GpuTraits): boolean {
+  return hasSubgroupMatrix && !isCpu && !deterministic;
 }
