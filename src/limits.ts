@@ -32,6 +32,8 @@ export const EMBEDDINGS_AT_ONCE_MAX = 64;
 export const TOKENS_MAX = 1024 * 1024;
 /** How deep arrays and objects may nest in a request: a schema of ten levels, OpenAI's own limit, has up to four a level. */
 export const JSON_DEPTH_MAX = 64;
+/** Keys of one object in a request: half a million of them, which a body could hold, take seconds to be checked. */
+export const JSON_OBJECT_KEYS_MAX = 4096;
 export const MESSAGES_MAX = 4096;
 export const CONTENT_PARTS_MAX = 1024;
 /** Longest name of a participant or a tool, and longest id of a call, an item or a response. */
@@ -106,6 +108,7 @@ assert(
   KEEP_ALIVE_MS_MAX > 60_000,
   "load balancers, whose own limit is often 60 s, close idle connections first",
 );
+assert(LOGIT_BIAS_ENTRIES_MAX <= JSON_OBJECT_KEYS_MAX, "biases fit an object");
 assert(JSON_DEPTH_MAX > 5, "messages with content parts fit the JSON depth");
 assert(STORED_RESPONSES_BYTES_MAX >= 4 * REQUEST_BODY_BYTES_MAX, "the largest request can be stored");
 assert(PING_INTERVAL_MS < 10_000, "pings come before clients give up");

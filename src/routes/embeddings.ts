@@ -14,7 +14,7 @@ import { checkIds } from "./token-parameters.ts";
 import { boolean, integerFrom, object, refusal, stringUpTo, validate } from "./validation.ts";
 
 const { model, priority, truncate_prompt_tokens, user } = commonParameters;
-const parameters = object({
+export const embeddingParameters = object({
   input: rawPrompts(EMBEDDING_INPUTS_MAX),
   encoding_format: z.enum(["float", "base64"], { error: '"float" or "base64"' }).optional(),
   dimensions: integerFrom(1).optional(),
@@ -23,7 +23,7 @@ const parameters = object({
   ...{ model, priority, truncate_prompt_tokens, user },
 });
 
-type EmbeddingParameters = z.output<typeof parameters>;
+type EmbeddingParameters = z.output<typeof embeddingParameters>;
 
 /** The engine's answers have a token at least; nobody reads it. */
 const reading: SamplingParams = {
@@ -40,7 +40,7 @@ const reading: SamplingParams = {
 export function embeddings(services: Services): (c: Context<AppEnv>) => Promise<Response> {
   return async (c) => {
     const { engine, clock, newId } = services;
-    const asked = validate(parameters, await readJson(c.req.raw, services.startTimer));
+    const asked = validate(embeddingParameters, await readJson(c.req.raw, services.startTimer));
     checkAsked(asked, engine.model);
     const id = `embd-${newId()}`;
     const requests = toRequests(asked, engine, id);

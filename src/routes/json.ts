@@ -3,7 +3,7 @@
  * here both are refused, so a request means one thing only.
  */
 import { InvalidRequestError } from "../engine/errors.ts";
-import { JSON_DEPTH_MAX } from "../limits.ts";
+import { JSON_DEPTH_MAX, JSON_OBJECT_KEYS_MAX } from "../limits.ts";
 import { quote } from "./errors.ts";
 
 /** The value of a JSON text. Throws `InvalidRequestError` for bad syntax, duplicate keys and deep nesting. */
@@ -51,6 +51,8 @@ function isColonNext(text: string, at: number): boolean {
 
 function noteKey(keys: Set<string>, key: string): void {
   if (keys.has(key)) throw refusal(`expected every key of an object once, got ${quote(key)} again`, key);
+  if (keys.size === JSON_OBJECT_KEYS_MAX)
+    throw refusal(`expected at most ${JSON_OBJECT_KEYS_MAX} keys in an object, got more`);
   keys.add(key);
 }
 

@@ -31,7 +31,13 @@ const ofMessages = object({
   ...{ model, return_token_strs },
 });
 
-const ofTokens = object({ tokens: tokenIds({ countMin: 0, countMax: TOKENS_MAX }), model });
+/** What `tokenize` takes, as one: for the description of the API. */
+export const tokenizeParameters = z.union([ofText, ofMessages]);
+
+export const detokenizeParameters = object({
+  tokens: tokenIds({ countMin: 0, countMax: TOKENS_MAX }),
+  model,
+});
 
 type Handler = (c: Context<AppEnv>) => Promise<Response>;
 
@@ -49,7 +55,7 @@ export function tokenize(services: Services): Handler {
 export function detokenize(services: Services): Handler {
   return async (c) => {
     const { engine } = services;
-    const asked = validate(ofTokens, await readJson(c.req.raw, services.startTimer));
+    const asked = validate(detokenizeParameters, await readJson(c.req.raw, services.startTimer));
     if (asked.model !== undefined) checkModel(asked.model, engine.model);
     checkIds("tokens", asked.tokens, engine.model);
     return c.json({ prompt: engine.text.decode(asked.tokens, { skipSpecialTokens: false }) });

@@ -90,7 +90,8 @@ export function say(...texts: string[]): Script {
 }
 
 export function sayThenFinish(texts: readonly string[], reason: FinishReason): Script {
-  return async function* ({ promptIds }) {
+  return async function* ({ promptIds, wantsMeanState }) {
+    if (wantsMeanState) yield { type: "prompt", cachedTokens: 0, meanState: Float32Array.of(1, 0, 0, 0) };
     yield* texts.map(said);
     const completionTokens = texts.join("").length;
     yield { type: "finish", choice: 0, reason, promptTokens: promptIds.length, completionTokens };

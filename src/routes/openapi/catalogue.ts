@@ -2,8 +2,10 @@
 import type { z } from "zod";
 import { chatCompletions } from "../chat-completions.ts";
 import { completions } from "../completions.ts";
+import { embeddingParameters } from "../embeddings.ts";
 import { countParameters, parameters as messageParameters } from "../messages/parameters.ts";
 import { parameters as responseParameters } from "../responses/parameters.ts";
+import { detokenizeParameters, tokenizeParameters } from "../tokenize.ts";
 
 export interface CataloguedRoute {
   method: "get" | "post" | "delete";
@@ -72,6 +74,29 @@ export const catalogue: readonly CataloguedRoute[] = [
     answer: "json",
     body: { schema: countParameters, example: { messages: [message] } },
   },
+  {
+    method: "post",
+    path: "/v1/embeddings",
+    summary: "Texts as vectors",
+    answer: "json",
+    body: { schema: embeddingParameters, example: { input: message.content } },
+  },
+  ...["", "/v1"].flatMap((base): CataloguedRoute[] => [
+    {
+      method: "post",
+      path: `${base}/tokenize`,
+      summary: "A text or a conversation as token ids",
+      answer: "json",
+      body: { schema: tokenizeParameters, example: { prompt: message.content } },
+    },
+    {
+      method: "post",
+      path: `${base}/detokenize`,
+      summary: "Token ids as a text",
+      answer: "json",
+      body: { schema: detokenizeParameters, example: { tokens: [1, 2, 3] } },
+    },
+  ]),
   { method: "get", path: "/v1/models", summary: "The models that are served", answer: "json" },
   { method: "get", path: "/v1/models/:name{.+}", summary: "A model by its name", answer: "json" },
   { method: "get", path: "/health", summary: "200 while the server can answer, else 503", answer: "json" },

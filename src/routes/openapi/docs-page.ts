@@ -45,6 +45,8 @@ interface Operation {
 }
 
 interface BodySchema {
+  /** Alternatives, whose properties are shown together. */
+  anyOf?: readonly BodySchema[];
   properties?: Record<string, JsonObject>;
   required?: readonly string[];
 }
@@ -85,7 +87,10 @@ function operationView(method: string, path: string, { summary, requestBody }: O
 
 function bodyView(path: string, { schema, example }: { schema: BodySchema; example: object }) {
   const required = new Set(schema.required);
-  const rows = Object.entries(schema.properties ?? {}).sort(
+  const shown = Object.fromEntries(
+    (schema.anyOf ?? [schema]).flatMap(({ properties = {} }) => Object.entries(properties)),
+  );
+  const rows = Object.entries(shown).sort(
     ([first], [second]) => Number(required.has(second)) - Number(required.has(first)),
   );
   const curl = `curl http://HOST:PORT${path} -H 'content-type: application/json' -d '${JSON.stringify(example)}'`;

@@ -20,7 +20,7 @@ import { nastyParameters } from "./parameters.ts";
 setDefaultTimeout(120_000);
 
 const tinyModel = project("models/hrm-text-tiny");
-const engine = new ScriptedClient();
+const engine = new ScriptedClient(undefined, { maxModelLen: 4096 });
 // The real one: it is what odd texts meet first.
 const { architecture } = await readModelConfig(tinyModel);
 engine.text = createTextCodec(tinyModel, architecture);
@@ -106,7 +106,7 @@ for (const { path, schema, example } of posts)
       const wrong = mutations(described, example).filter(
         ({ value }) => !takes.safeParse(JSON.parse(JSON.stringify(value))).success,
       );
-      expect(wrong.length).toBeGreaterThan(30);
+      expect(wrong.length).toBeGreaterThan(5);
       const faults = [];
       for (const { name, value } of wrong) faults.push(...(await faultOf(name, path, send(value))));
       expect(faults).toEqual([]);

@@ -31,6 +31,9 @@ const lengthMax = 5000;
 
 /** Every way to break the schema once; `right` is a value that does not. */
 export function mutations(schema: JsonSchema, right: unknown): Mutation[] {
+  const fitting =
+    isObject(right) && schema.anyOf?.find(({ required }) => required?.every((key) => key in right));
+  if (fitting) return [...wrongTypes(schema), ...mutations(fitting, right)];
   return [
     ...wrongTypes(schema),
     ...wrongValues(schema),
