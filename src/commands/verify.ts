@@ -67,6 +67,7 @@ interface RunResult {
 async function runLikeReference(options: RunOptions): Promise<RunResult> {
   const served = await runOnce(options);
   const isReference = options.cases.some(({ promptLogits }) => promptLogits);
+  if (options.engine.rotaryFrequencies === "bf16") return served;
   if (!isReference || worstRms(served) <= exact.relativeRms) return served;
   const rounded = await runOnce({ ...options, engine: { ...options.engine, rotaryFrequencies: "bf16" } });
   if (worstRms(rounded) > worstRms(served)) return served;

@@ -57,7 +57,7 @@ describe("reference logits", () => {
     expectAllMet(verdict);
     expect(verdict.cases).toHaveLength(caseCount);
     expect(verdict.note).toMatch(
-      /rotary frequencies rounded to bfloat16, and is met with the same rounding; .* of \d cases/,
+      /rotary frequencies rounded to bfloat16, and is closer to the same rounding; .* of \d cases/,
     );
     for (const { relativeRms } of verdict.cases) {
       expect(relativeRms).toBeGreaterThan(0);
