@@ -26,6 +26,7 @@ const stages: Stage[] = [
   { name: "format", part: "static", command: [bin("prettier"), "--check", "--log-level", "warn", "."] },
   { name: "lint", part: "static", command: [bin("eslint"), "."] },
   { name: "types", part: "static", command: [bin("tsc"), "-p", "."] },
+  { name: "types of the page", part: "static", command: [bin("tsc"), "-p", "src/routes/playground/page"] },
   {
     name: "tests on Bun",
     part: "bun",

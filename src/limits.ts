@@ -79,6 +79,8 @@ export const LISTED_ITEMS_MAX = 100;
 export const ERROR_ECHO_CHARS_MAX = 64;
 /** A silent stream gets a comment this often: clients and proxies give up on a connection after 10 s and more. */
 export const PING_INTERVAL_MS = 5_000;
+/** The playground's view of the engine is renewed this often. */
+export const LIVE_INTERVAL_MS = 500;
 /** `Retry-After` while the model is being loaded, and from a server that is about to end. */
 export const LOAD_RETRY_SECONDS = 5;
 export const DRAIN_RETRY_SECONDS = 5;

@@ -16,6 +16,8 @@ import { modelEntry, modelList } from "./models.ts";
 import { addDocs } from "./openapi/add-docs.ts";
 import { type About, addOperations } from "./operations.ts";
 import { checkModel } from "./parameters.ts";
+import { live } from "./playground/live.ts";
+import { addPage } from "./playground/page.ts";
 import { REQUEST_ID, setRequestId } from "./request-id.ts";
 import { ResponseStore } from "./responses/response-store.ts";
 import { responses } from "./responses/responses.ts";
@@ -44,6 +46,8 @@ export function createApp(options: AppOptions): Hono<AppEnv> {
   const services = toServices(options, { life, metrics });
   const app = new Hono<AppEnv>();
   surround(app, services, metrics);
+  // In every state of the server, and for everybody: it holds nothing that is worth a key.
+  addPage(app);
   const access = { ...openAccess, ...options.access };
   if (access.corsOrigins.length > 0) app.use(allowOrigins(access));
   if (access.apiKeys.length > 0) app.use(requireKey(access));
@@ -51,6 +55,7 @@ export function createApp(options: AppOptions): Hono<AppEnv> {
   const { about = { version: "unknown", runtime: "unknown" } } = options;
   addOperations(app, services, { life, metrics, about });
   addDocs(app, about.version);
+  app.get("/live", live(services, life));
   addRoutes(app, services);
   refuseOtherMethods(app);
   return app;

@@ -80,7 +80,8 @@ interface StreamOptions {
   format: SseFormat;
 }
 
-function stream(
+/** Sends the objects as events for as long as the client stays. */
+export function stream(
   c: Context<AppEnv>,
   chunks: AsyncIterable<object>,
   { services, gone, format }: StreamOptions,

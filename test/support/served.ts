@@ -7,7 +7,7 @@ import type { Environment } from "../../src/commands/environment.ts";
 import type { GenerationEvent, GenerationRequest, SamplingParams } from "../../src/engine/client.ts";
 import { defaultEngineOptions, type EngineOptions } from "../../src/engine/load-engine.ts";
 import { WorkerEngineClient } from "../../src/engine/worker-client.ts";
-import { createApp } from "../../src/routes/app.ts";
+import { type AppOptions, createApp } from "../../src/routes/app.ts";
 import { listen } from "../../src/routes/server.ts";
 import type { LogEntry } from "../../src/routes/services.ts";
 import { project } from "./shared.ts";
@@ -73,7 +73,10 @@ export interface Served {
 }
 
 /** The embedded model behind the HTTP API on a free port. */
-export async function serveTinyModel(changes: Partial<EngineOptions> = {}): Promise<Served> {
+export async function serveTinyModel(
+  changes: Partial<EngineOptions> = {},
+  appChanges: Partial<AppOptions> = {},
+): Promise<Served> {
   const engine = await startEngine(tinyModel, changes);
   const log: LogEntry[] = [];
   let idCount = 0;
@@ -83,6 +86,7 @@ export async function serveTinyModel(changes: Partial<EngineOptions> = {}): Prom
     newId: () => String(++idCount),
     randomSeed: () => BigInt(idCount),
     log: (entry) => void log.push(entry),
+    ...appChanges,
   });
   const server = await listen(app, { host: "127.0.0.1", port: 0 });
   const { url } = server;

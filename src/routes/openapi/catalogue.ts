@@ -13,7 +13,7 @@ export interface CataloguedRoute {
   path: string;
   summary: string;
   /** What is answered; "events" is JSON, or a stream of events where `stream` asks for it. */
-  answer: "json" | "events" | "text" | "page";
+  answer: "json" | "events" | "stream" | "text" | "page";
   /** Of a JSON body: its schema, and a body that any model can answer. */
   body?: { schema: z.ZodType; example: object };
 }
@@ -103,6 +103,9 @@ export const catalogue: readonly CataloguedRoute[] = [
   { method: "get", path: "/ready", summary: "200 once the model is loaded, else 503", answer: "json" },
   { method: "get", path: "/version", summary: "Of the server, its runtime and its device", answer: "json" },
   { method: "get", path: "/metrics", summary: "Numbers for Prometheus", answer: "text" },
+  { method: "get", path: "/live", summary: "The engine's numbers twice a second", answer: "stream" },
   { method: "get", path: "/openapi.json", summary: "This description", answer: "json" },
   { method: "get", path: "/docs", summary: "This description as a page", answer: "page" },
+  { method: "get", path: "/", summary: "The playground", answer: "page" },
+  { method: "get", path: "/playground/:file", summary: "What the playground is made of", answer: "text" },
 ];

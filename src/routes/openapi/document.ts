@@ -104,6 +104,7 @@ const text = { schema: { type: "string" } };
 const contentOf: Record<CataloguedRoute["answer"], JsonObject> = {
   json,
   events: { ...json, "text/event-stream": text },
+  stream: { "text/event-stream": text },
   text: { "text/plain": text },
   page: { "text/html": text },
 };
