@@ -3,6 +3,7 @@
  * and go on in a later step, since nothing else writes to its scratch: that is what a layered prefill is.
  */
 import type { Gpu } from "../gpu/gpu.ts";
+import { fusedTokensMax } from "../gpu/kernels/fused-linear.ts";
 import { sample } from "../gpu/kernels/sample.ts";
 import { sumPool } from "../gpu/kernels/sum-pool.ts";
 import type { Dispatch } from "../gpu/kernel.ts";
@@ -96,17 +97,17 @@ export class Batch {
   }
 
   /** Records batches of this many tokens and one sampled row, whatever the inputs hold: for compiling ahead. */
-  recordShape(tokens: number): void {
+  recordShape(count: number): void {
     const { limits, model, recorder } = this.#options;
-    const step = this.#inputs.shaped(Math.min(tokens, limits.tokens), 1);
-    for (const keysBound of [1, powerOfTwo(limits.blocksPerSequence * limits.blockSize)]) {
-      const { dispatches, logits } = this.#recordPasses(step, {
-        from: 0,
-        to: model.passes.length,
-        keysBound,
-      });
-      for (const dispatch of dispatches) recorder.add(dispatch);
-      if (logits) this.#rows(step, logits, { isSampled: true, rows: 1, promptRows: 0 }).sample();
+    const tokens = Math.min(count, limits.tokens);
+    const to = model.passes.length;
+    for (const isDecode of tokens > 1 ? [false, true] : [true]) {
+      const step = this.#inputs.shaped(tokens, { isDecode });
+      for (const keysBound of keyBounds(tokens, limits)) {
+        const { dispatches, logits } = this.#recordPasses(step, { from: 0, to, keysBound });
+        for (const dispatch of dispatches) recorder.add(dispatch);
+        if (logits) this.#rows(step, logits, { isSampled: true, rows: 1, promptRows: 0 }).sample();
+      }
     }
   }
 
@@ -181,6 +182,13 @@ export class Batch {
     };
     return { logits, sampled, ...promptLogits, sample: record };
   }
+}
+
+/** The bounds that come up; kernels for few tokens have variants by them. */
+function keyBounds(tokens: number, { blocksPerSequence, blockSize }: BatchLimits): number[] {
+  const most = powerOfTwo(blocksPerSequence * blockSize);
+  if (tokens > fusedTokensMax) return [most];
+  return Array.from({ length: Math.log2(most) + 1 }, (_, power) => 2 ** power);
 }
 
 function powerOfTwo(atLeast: number): number {

@@ -91,9 +91,9 @@ export class StepInputs {
     return this.#narrowed(counts);
   }
 
-  /** The tensors for a batch of these sizes, whatever they hold: for compiling ahead. */
-  shaped(tokens: number, rowsWanted: number): StepTensors {
-    return this.#narrowed({ tokens, sequences: 1, rows: rowsWanted, pools: 0, tiles: 1 });
+  /** The tensors for tokens of one sequence, or of one each, and one row, whatever they hold: for compiling ahead. */
+  shaped(tokens: number, { isDecode }: { isDecode: boolean }): StepTensors {
+    return this.#narrowed({ tokens, sequences: 1, rows: 1, pools: 0, tiles: isDecode ? tokens : 1 });
   }
 
   #narrowed({ tokens, sequences, rows: rowsWanted, pools, tiles }: Counts): StepTensors {

@@ -1,7 +1,10 @@
 /**
  * Attention of many tokens on matrix units, in f16 between its kernels: projection; norms of heads, rotation and KV
- * write; attention by tiles of queries with the gate; output projection into the residual.
+ * write; attention with the gate; output projection into the residual. Attention itself goes by tiles of queries, which
+ * share the keys they read; where every query has a sequence of its own there is nothing to share, and each goes alone.
  */
+import { attentionDecode } from "../../gpu/kernels/attention-decode.ts";
+import type { AttentionOptions as AttentionInputs } from "../../gpu/kernels/attention.ts";
 import { attentionPrefill, suitsAttentionPrefill } from "../../gpu/kernels/attention-prefill.ts";
 import { type HeadNorm, rotaryKv } from "../../gpu/kernels/rotary-kv.ts";
 import type { AttentionOptions } from "./attention.ts";
@@ -53,21 +56,25 @@ export function forwardOnMatrixUnits(
     }),
   );
   const attended = workspace.tensor("attended", tokens, channels, "f16");
+  const inputs: AttentionInputs = {
+    ...shape,
+    q,
+    kv: kv[slot],
+    tokensMeta,
+    sequences: step.sequences[io.kind],
+    blockTables,
+    y: attended,
+    scale,
+    window: options.slidingWindow ?? undefined,
+    softCap: options.softCap ?? undefined,
+  };
+  const gate = gated ? { rows: projected, offset: 0 } : undefined;
+  const tiles = step.queryTiles;
+  const isDecode = traits.hasSubgroups && tiles.shape[0] === tokens;
   recorder.add(
-    attentionPrefill({
-      ...shape,
-      q,
-      kv: kv[slot],
-      tokensMeta,
-      sequences: step.sequences[io.kind],
-      blockTables,
-      tiles: step.queryTiles,
-      y: attended,
-      scale,
-      window: options.slidingWindow ?? undefined,
-      softCap: options.softCap ?? undefined,
-      gate: gated ? { rows: projected, offset: 0 } : undefined,
-    }),
+    isDecode
+      ? attentionDecode(traits, { ...inputs, gate, splits: 1 })
+      : attentionPrefill({ ...inputs, gate, tiles }),
   );
   output.forward(context, { x: attended, y: io.y, accumulate: io.accumulate });
 }
