@@ -116,6 +116,8 @@ async function handle(message: ToEngine): Promise<void> {
       grammars?.close();
       trace?.close();
       engine?.gpu.close();
+      // Dawn has this left to tell, and must not find the thread ended.
+      await engine?.gpu.device.lost;
       post({ type: "closed" });
   }
 }
