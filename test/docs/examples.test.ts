@@ -45,7 +45,7 @@ test("pages have examples, and all that is listed is still there", () => {
 });
 
 describe("the example at", () => {
-  test.each(toRun.map((example) => [`${example.place}: ${example.source.slice(0, 60)}`, example] as const))(
+  test.each(toRun.map((example) => [`${example.place}: ${example.source.split("\n")[0].slice(0, 60)}`, example] as const))(
     "%s",
     async (_name, example) => {
       const output = await run(example);
