@@ -45,16 +45,17 @@ test("pages have examples, and all that is listed is still there", () => {
 });
 
 describe("the example at", () => {
-  test.each(toRun.map((example) => [`${example.place}: ${example.source.split("\n")[0].slice(0, 60)}`, example] as const))(
-    "%s",
-    async (_name, example) => {
-      const output = await run(example);
-      const expected = example.answer ?? printed.get(example.source);
-      if (expected !== undefined) expect(toShape(output)).toEqual(toShape(expected));
-      // The answer is not shown: it must be one, and no error.
-      else expect([output.trim() === "", /"error":(?!null)/.test(output)]).toEqual([false, false]);
-    },
-  );
+  test.each(
+    toRun.map(
+      (example) => [`${example.place}: ${example.source.split("\n")[0].slice(0, 60)}`, example] as const,
+    ),
+  )("%s", async (_name, example) => {
+    const output = await run(example);
+    const expected = example.answer ?? printed.get(example.source);
+    if (expected !== undefined) expect(toShape(output)).toEqual(toShape(expected));
+    // The answer is not shown: it must be one, and no error.
+    else expect([output.trim() === "", /"error":(?!null)/.test(output)]).toEqual([false, false]);
+  });
 });
 
 /** What an example prints. Addresses are those of the server of this test. */
