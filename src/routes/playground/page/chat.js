@@ -151,7 +151,7 @@ function show({ delta, logprobs }, shown) {
  */
 function figures({ prompt_tokens: prompt, completion_tokens: completion }, reason, { firstMs, wholeMs }) {
   const why = reason === "length" ? "cut at the most tokens" : "ended by itself";
-  const rate =
-    completion > 1 ? `, ${(((completion - 1) / (wholeMs - firstMs)) * 1000).toFixed(0)} tokens/s` : "";
-  return `${prompt} + ${completion} tokens, the first after ${firstMs.toFixed(0)} ms${rate}; ${why}`;
+  const rate = ((completion - 1) / (wholeMs - firstMs)) * 1000;
+  const speed = completion > 1 && Number.isFinite(rate) ? `, ${rate.toFixed(0)} tokens/s` : "";
+  return `${prompt} + ${completion} tokens, the first after ${firstMs.toFixed(0)} ms${speed}; ${why}`;
 }

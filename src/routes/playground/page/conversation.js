@@ -109,6 +109,7 @@ export class Answer {
   fail(message) {
     this.#end();
     this.#figures.remove();
+    if (this.text === "") this.#words.remove();
     const failure = make("p", "failure", message);
     failure.setAttribute("role", "alert");
     this.#turn.append(failure);

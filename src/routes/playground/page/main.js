@@ -2,13 +2,14 @@
 import { nextCurl, startChat } from "./chat.js";
 import { byId } from "./dom.js";
 import { startEngineView } from "./engine.js";
-import { ask, Failure, useKey } from "./server.js";
+import { ask, Failure, hasKey, useKey } from "./server.js";
 
 /** How long to wait for a server that is not ready. */
 const retryMs = 2_000;
 
 const keyForm = byId("key-form", HTMLFormElement);
 const key = byId("key", HTMLInputElement);
+const notice = byId("notice", HTMLElement);
 const model = byId("model", HTMLElement);
 const curl = byId("curl", HTMLElement);
 const copied = byId("copied", HTMLElement);
@@ -20,16 +21,18 @@ async function open() {
     const { data } = /** @type {{ data: { id: string }[] }} */ (await (await ask("/v1/models")).json());
     name = data[0].id;
     model.textContent = name;
+    notice.textContent = "";
     keyForm.hidden = true;
     startEngineView();
   } catch (error) {
     if (error instanceof Failure && error.status === 401) return askForKey();
-    model.textContent = error instanceof Error ? error.message : String(error);
+    notice.textContent = error instanceof Error ? error.message : String(error);
     setTimeout(() => void open(), retryMs);
   }
 }
 
 function askForKey() {
+  notice.textContent = hasKey() ? "The server does not know this key. Enter another one." : "";
   keyForm.hidden = false;
   key.focus();
 }
