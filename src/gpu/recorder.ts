@@ -93,6 +93,17 @@ export class Recorder {
   }
 
   /**
+   * Submits what was added so far, so that the device begins while the rest of a long step is being recorded. What was to
+   * come before the pass goes along; what is to come after it waits for `submit`.
+   */
+  flush(): void {
+    const after = this.#after;
+    this.#after = [];
+    this.submit();
+    this.#after = after;
+  }
+
+  /**
    * Encodes and submits everything added since the last call; `pass` may ask for timestamps around it all. Throws
    * `DeviceLostError` on a failed device.
    */

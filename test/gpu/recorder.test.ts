@@ -117,6 +117,21 @@ describe("Recorder", () => {
     expect(await readF32(gpu, c)).toEqual(Array.from({ length: 8 }, () => 250));
   });
 
+  test("what was flushed is done first, with what was to come before it; what is to come after waits", async () => {
+    const [a, b] = [tensor([2, 4], 1), tensor([2, 4])];
+    const recorder = new Recorder(gpu);
+    const order: string[] = [];
+    recorder.addBeforePass(() => order.push("before"));
+    recorder.addAfterPass(() => order.push("after"));
+    recorder.add(add(gpu.traits, { a, b: a, y: b }));
+    recorder.flush();
+    expect(order).toEqual(["before"]);
+    recorder.add(add(gpu.traits, { a: b, b, y: a }));
+    recorder.submit();
+    expect(order).toEqual(["before", "after"]);
+    expect(await readF32(gpu, a)).toEqual(Array.from({ length: 8 }, () => 4));
+  });
+
   test("the params of a program are its own: other counts over the same memory do not change them", async () => {
     const [a, b, y] = [tensor([4, 4], 1), tensor([4, 4], 1), tensor([4, 4])];
     const recorder = new Recorder(gpu);
