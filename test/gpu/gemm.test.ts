@@ -184,6 +184,19 @@ function footprint(consts: Record<string, string>) {
   return { bytes, lanes: 32 * subgroups, columns: 8 * pieces, staysWhole };
 }
 
+test("a product in shares has the tiles that are wide", () => {
+  const shape = { tokens: 16, inputs: 4096, rows: 1536 };
+  const shares = gemmShares(traits, shape);
+  expect(chooseTile(traits, shape).matrices).toEqual([1, 1]);
+  expect(chooseTile(traits, { ...shape, shares }).matrices).toEqual([1, 2]);
+  const x = upload(gpu, "x", [16, 4096], new Float32Array(16 * 4096), "f16");
+  const weight = { ...x, name: "w", shape: [1536, 4096] };
+  const y = { ...x, name: "y", dtype: "f32" as const, shape: [16 * shares, 1536] };
+  const { replace, workgroups } = gemm(traits, { x, weight, y, shares });
+  expect(replace).toMatchObject({ ROWS_T: "1u", ROWS_N: "2u" });
+  expect(workgroups).toEqual([48, 1, shares]);
+});
+
 test("every tile that is chosen fits the workgroup, and the columns", () => {
   for (const deterministic of [false, true]) {
     for (const tokens of [1, 16, 17, 33, 65, 200, 4096]) {

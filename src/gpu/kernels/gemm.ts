@@ -60,9 +60,10 @@ export function gemm(traits: GpuTraits, options: GemmOptions): Dispatch {
   const { tokens, inputs, rows, outputs } = sizes;
   const tile = chooseTile(traits, {
     tokens,
-    inputs: inputs / shares,
+    inputs,
     rows,
     isGated: activation !== undefined,
+    shares,
   });
   return {
     spec: gemmSpec,
