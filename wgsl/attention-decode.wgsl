@@ -6,8 +6,7 @@
 // folded within subgroups and then in workgroup memory. A query takes as many splits as it has multiples of SPLIT_KEYS
 // keys, at most all; what is left over writes nothing. With PARTIAL a share leaves its values relative to its maximum,
 // then [maximum, sum of weights, splits taken, 0]: combine-linear adds them up. Otherwise there is one split, which
-// finishes the result and applies the gate. Workgroups beyond the last split fetch weights ahead, for the memory has
-// little else to do. Bound by latency for one query, by the cache's bandwidth for many.
+// finishes the result and applies the gate. Bound by latency for one query, by the cache's bandwidth for many.
 enable subgroups;
 override FORMAT: u32 = 0;  // of kv; 0: f32, 1: bf16, 2: f16
 override Q_FORMAT: u32 = 0; // 0 f32, 2 f16
@@ -32,8 +31,6 @@ const KEY_LANES: u32 = 4;     // a power of two
 const KEYS: u32 = 2;
 const LANES: u32 = 64;        // a multiple of the subgroup's size
 const SUBGROUPS: u32 = 16;    // most of a workgroup
-const NEXT_LOADS: u32 = 0;    // of each lane that fetches ahead, of `next`
-const SECOND_LOADS: u32 = 0;  // likewise, of `second`
 const LOWEST: f32 = -3e38;
 struct Params { scale: f32, soft_cap: f32 }
 @group(0) @binding(0) var<uniform> params: Params;
@@ -43,9 +40,7 @@ struct Params { scale: f32, soft_cap: f32 }
 @group(0) @binding(4) var<storage, read> sequences: array<vec4u>;   // [sequences, 4]
 @group(0) @binding(5) var<storage, read> block_tables: array<u32>;  // [sequences, blocks_per_sequence]
 @group(0) @binding(6) var<storage, read> gate: array<vec4u>;        // [tokens, gate_row]
-@group(0) @binding(7) var<storage, read> next: array<vec4u>;        // [next_rows, next_columns]
-@group(0) @binding(8) var<storage, read> second: array<vec4u>;      // [second_rows, second_columns]
-@group(0) @binding(9) var<storage, read_write> y: array<vec4u>;     // [tokens, y_row]
+@group(0) @binding(7) var<storage, read_write> y: array<vec4u>;     // [tokens, y_row]
 
 const TEAMS: u32 = LANES / KEY_LANES;
 const SHARE: u32 = (HEAD_EIGHTHS + KEY_LANES - 1) / KEY_LANES; // eighths of a lane
@@ -157,19 +152,9 @@ fn row_of(key: u32, table: u32, kv_head: u32) -> u32 {
   return (row * KV_HEADS + kv_head) * HEAD_EIGHTHS;
 }
 
-/// Reads the beginnings of two matrices for nothing but that the device's cache has them when the next dispatches want
-/// them. The write that makes the reads count never happens: it wants 128 bits to be what they have no reason to be.
-fn fetch_ahead(lane: u32, lanes: u32) {
-  var bits = vec4u();
-  for (var i = 0u; i < NEXT_LOADS; i++) { bits ^= next[min(lane + i * lanes, arrayLength(&next) - 1)]; }
-  for (var i = 0u; i < SECOND_LOADS; i++) { bits ^= second[min(lane + i * lanes, arrayLength(&second) - 1)]; }
-  if (all(bits == vec4u(0x9e3779b9, 0x7f4a7c15, 0xf39cc060, 0x5cedc834))) { y[0] = vec4u(); }
-}
-
 @compute @workgroup_size(LANES)
 fn main(
   @builtin(workgroup_id) place: vec3u,
-  @builtin(num_workgroups) grid: vec3u,
   @builtin(local_invocation_id) local: vec3u,
   @builtin(subgroup_invocation_id) lane: u32,
   @builtin(subgroup_size) size: u32,
@@ -177,11 +162,6 @@ fn main(
   let head = place.x * GROUP_HEADS;
   let token = place.y;
   let split = place.z;
-  if (split >= SPLITS) {
-    let group = ((split - SPLITS) * grid.y + place.y) * grid.x + place.x;
-    fetch_ahead(group * LANES + local.x, (grid.z - SPLITS) * grid.y * grid.x * LANES);
-    return;
-  }
   let team = local.x / KEY_LANES;
   let subgroup = local.x / size;
   let part = local.x % KEY_LANES; // has eighths part, part + KEY_LANES, ...

@@ -12,6 +12,8 @@ export interface GpuTraits {
   /** Fewest and most lanes a subgroup has; kernels that shuffle need the fewest to be known. */
   readonly subgroupMinSize: number;
   readonly subgroupMaxSize: number;
+  /** Most lanes of a workgroup. */
+  readonly workgroupLanesMax: number;
   /** Asked for: kernels must use variants whose result for a token does not depend on what else is in the batch. */
   readonly deterministic: boolean;
 }
@@ -97,6 +99,7 @@ function traitsOf(device: GPUDevice, info: GPUAdapterInfo, name: string): Omit<G
     hasSubgroupMatrix: hasMatrices(device, info),
     subgroupMinSize: info.subgroupMinSize ?? 4,
     subgroupMaxSize: info.subgroupMaxSize ?? 128,
+    workgroupLanesMax: device.limits.maxComputeInvocationsPerWorkgroup,
   };
 }
 

@@ -186,17 +186,6 @@ describe("attention-decode and combine-linear (need subgroups)", () => {
     assertClose(result, expected, { relativeRms: 2 ** -11, worst: 2 ** -8 }); // half a unit of f16
   });
 
-  test.skipIf(lacks)("weights fetched ahead change nothing", async () => {
-    const batch = pagedBatch(gpu, plain, ragged);
-    const weights = [1, 2].map((seed) => upload(gpu, "weight", [64, 32], normals(seed, 2048), "f16"));
-    const fetchAhead = { weights: [weights[0], weights[1]] as const, bytes: 6000 };
-    const dispatch = attentionDecode(gpu.traits, { ...batch.options, fetchAhead, splits: 1 });
-    expect(dispatch.workgroups[2]).toBeGreaterThan(1);
-    expect(Number(dispatch.replace?.SECOND_LOADS)).toBeGreaterThan(0);
-    const small = { ...dispatch, workgroups: [2, batch.options.q.shape[0], 3] as const };
-    assertClose((await runTwice(gpu, [small], { y: batch.options.y })).y, batch.expected, tolerance);
-  });
-
   test.skipIf(lacks)("a token's result is the same alone as in a batch, bit for bit", async () => {
     const together = await attended(pagedBatch(gpu, plain, ragged));
     let at = 0;

@@ -182,7 +182,7 @@ describe("describe", () => {
   function fakeGpu(info: Partial<GPUAdapterInfo>, features: string[]): Gpu {
     const device = {
       features: new Set(features),
-      limits: { maxComputeWorkgroupStorageSize: 48 * 1024 },
+      limits: { maxComputeWorkgroupStorageSize: 48 * 1024, maxComputeInvocationsPerWorkgroup: 1024 },
       addEventListener: () => {},
       lost: new Promise(() => {}),
     };

@@ -1,5 +1,5 @@
 import type { GpuTraits } from "../gpu.ts";
-import { type Dispatch, formatCode, groups, type KernelSpec, matchTensors, tensor } from "../kernel.ts";
+import { type Dispatch, formatCode, type KernelSpec, matchTensors, tensor } from "../kernel.ts";
 import type { Tensor } from "../tensor.ts";
 import type { AttentionOptions } from "./attention.ts";
 import { checkMultiple } from "./token-grid.ts";
@@ -15,8 +15,6 @@ export const attentionDecodeSpec: KernelSpec = {
     sequences: tensor("read", "u32", "sequences 4"),
     block_tables: tensor("read", "u32", "sequences blocks_per_sequence"),
     gate: tensor("read", "packed", "tokens gate_row"),
-    next: tensor("read", "weights", "next_rows next_columns"),
-    second: tensor("read", "weights", "second_rows second_columns"),
     y: tensor("read_write", "packed", "tokens y_row"),
   },
 };
@@ -29,11 +27,6 @@ export interface AttentionDecodeOptions extends AttentionOptions {
   splits: number;
   /** Multiplies a finished result by the sigmoid of heads * headDim columns from `offset` on; f32 or f16. */
   gate?: { rows: Tensor; offset: number };
-  /**
-   * Weights of the next two dispatches, to be in the device's last cache by then: as much of them as `bytes` allow, the
-   * first before the second. For GPUs whose cache is much larger than that.
-   */
-  fetchAhead?: { weights: readonly [Tensor, Tensor]; bytes: number };
 }
 
 /** Workgroups that fill a large GPU (132 multiprocessors). */
@@ -88,7 +81,6 @@ export function attentionDecode(
   given?: Partial<AttentionDecodeShape>,
 ): Dispatch {
   const { q, kv, tokensMeta, sequences, blockTables, y, heads, headDim, splits } = options;
-  const [next, second] = options.fetchAhead?.weights ?? [q, q];
   const gate = options.gate?.rows ?? q;
   const tensors = {
     q,
@@ -97,14 +89,11 @@ export function attentionDecode(
     sequences,
     block_tables: blockTables,
     gate,
-    next,
-    second,
     y,
   };
   const sizes = matchTensors(attentionDecodeSpec, tensors);
   check(options, sizes);
   const shape = { ...defaultShape(traits, options), ...given };
-  const ahead = fetches(options, shape);
   return {
     spec: attentionDecodeSpec,
     file: "attention-decode",
@@ -115,13 +104,11 @@ export function attentionDecode(
       KEY_LANES: String(shape.keyLanes),
       KEYS: String(shape.keys),
       LANES: String(shape.lanes),
-      NEXT_LOADS: String(ahead.next),
-      SECOND_LOADS: String(ahead.second),
       SUBGROUPS: String(shape.lanes / Math.min(traits.subgroupMinSize, shape.lanes)),
     },
     tensors,
     params: { scale: options.scale, soft_cap: options.softCap ?? 0 },
-    workgroups: [heads / shape.groupHeads, sizes.tokens, splits + ahead.slices],
+    workgroups: [heads / shape.groupHeads, sizes.tokens, splits],
     bytes: 8 * sizes.tokens * heads * headDim,
     flops: 0,
   };
@@ -177,33 +164,18 @@ function headsOfGroup({
 
 function defaultShape(
   { subgroupMinSize }: GpuTraits,
-  { q, heads, kvHeads, headDim }: AttentionDecodeOptions,
+  { q, heads, kvHeads, headDim, splits }: AttentionDecodeOptions,
 ): AttentionDecodeShape {
-  const most = Math.min(subgroupMinSize, 8);
-  const groupHeads = headsOfGroup({ tokens: q.shape[0], heads, kvHeads });
+  const tokens = q.shape[0];
+  const groupHeads = headsOfGroup({ tokens, heads, kvHeads });
+  const isAlone = splits === 1 && tokens * heads < workgroupsWanted;
   return {
-    lanes: subgroupMinSize < 8 ? 16 : 128,
-    keyLanes: Math.min(most, 2 ** Math.ceil(Math.log2(headDim / 8))),
-    keys: headDim > 64 && groupHeads === 1 ? 4 : 2,
+    lanes: subgroupMinSize < 8 ? 16 : isAlone ? 256 : 128,
+    keyLanes: Math.min(subgroupMinSize, 8, 2 ** Math.ceil(Math.log2(headDim / 8))),
+    keys: groupHeads === 1 ? 4 : 2,
     splitKeys: 32,
     groupHeads,
   };
-}
-
-const fetchLanes = 2 ** 17; // enough to keep the memory of an H100 busy
-
-/** Slices of the grid that fetch ahead, and how many 16 bytes of each matrix a lane of them reads. */
-function fetches(
-  { fetchAhead, heads, y }: AttentionDecodeOptions,
-  { lanes, groupHeads }: AttentionDecodeShape,
-) {
-  if (!fetchAhead) return { slices: 0, next: 0, second: 0 };
-  const ofSlice = (lanes * heads * y.shape[0]) / groupHeads;
-  const slices = groups(fetchLanes, ofSlice);
-  const loads = (bytes: number) => groups(bytes, 16 * slices * ofSlice);
-  const [first, second] = fetchAhead.weights;
-  const left = Math.min(second.size, Math.max(0, fetchAhead.bytes - first.size));
-  return { slices, next: loads(Math.min(first.size, fetchAhead.bytes)), second: loads(left) };
 }
 
 function check(options: AttentionDecodeOptions, sizes: Readonly<Record<string, number>>): void {

@@ -44,9 +44,9 @@ const heldMax = 6144;
 const unrollMax = 8;
 
 /** Many lanes, since they first add up the shares. What was fastest on an H100 (docs/log.md). */
-function combineTeams({ subgroupMaxSize }: GpuTraits): Teams {
+function combineTeams({ subgroupMaxSize, workgroupLanesMax }: GpuTraits): Teams {
   const lanes = Math.max(32, subgroupMaxSize);
-  return { count: Math.max(1, Math.floor(256 / lanes)), lanes, rows: 1 };
+  return { count: Math.max(1, Math.floor(Math.min(384, workgroupLanesMax) / lanes)), lanes, rows: 1 };
 }
 
 /** Whether `combineLinear` takes so many tokens at once. */

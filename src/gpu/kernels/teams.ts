@@ -41,7 +41,7 @@ export function chooseTeams(traits: GpuTraits, product: Product): Teams {
 
 function lanesAndRows({ tokens, rows, inputs, rowsStep }: Product): [lanes: number, rows: number] {
   const isLong = inputs >= longInputs;
-  if (rows < manyRows) return tokens > 1 ? [64, tokens > 2 ? 2 : 1] : isLong ? [256, 2] : [128, 1];
+  if (rows < manyRows) return tokens > 2 ? [128, 2] : isLong ? [256, 2] : [128, 1];
   if (tokens > 1) return [rowsStep > 2 ? 64 : 32, tokens > 2 ? 2 : 1];
   return [isLong ? 128 : 64, 2];
 }
