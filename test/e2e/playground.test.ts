@@ -31,6 +31,7 @@ async function open(url: string, options: BrowserContextOptions = {}) {
   });
   page.on("pageerror", (error) => complaints.push(String(error)));
   page.on("request", (request) => origins.add(new URL(request.url()).origin));
+  await page.addInitScript(watchShifts);
   await page.goto(url);
   return { page, complaints, origins, close: () => context.close() };
 }
@@ -368,6 +369,22 @@ const inBrowser = () => {
   });
 };
 
+interface Shifting {
+  /** How far things have jumped, as browsers score it: share of the window times distance. */
+  shift: number;
+}
+
+/** Runs in the page before anything else. */
+function watchShifts() {
+  const page = globalThis as unknown as Shifting;
+  page.shift = 0;
+  const add = (entries: PerformanceObserverEntryList) => {
+    for (const entry of entries.getEntries())
+      page.shift += (entry as PerformanceEntry & { value: number }).value;
+  };
+  new PerformanceObserver(add).observe({ type: "layout-shift" });
+}
+
 /** Runs in the page. */
 function measure() {
   const channels = (colour: string) =>
@@ -396,15 +413,12 @@ function measure() {
   ];
   const visible = texts.filter((element) => element.getClientRects().length > 0);
   const controls = [...document.querySelectorAll<HTMLInputElement>("input, textarea")];
-  const shifts = new PerformanceObserver(() => {});
-  shifts.observe({ type: "layout-shift", buffered: true });
-  const entries = shifts.takeRecords() as (PerformanceEntry & { value: number })[];
   return {
     width: document.documentElement.scrollWidth,
     isDark: luminance(getComputedStyle(document.body).backgroundColor) < 0.2,
     contrastMin: Math.min(...visible.map(contrast)),
     unlabelled: controls.filter(({ labels }) => !labels?.length).map(({ name, id }) => name || id),
-    shift: entries.reduce((sum, { value }) => sum + value, 0),
+    shift: (globalThis as unknown as Shifting).shift,
     askBottom: document.querySelector("#ask")!.getBoundingClientRect().bottom,
   };
 }
