@@ -176,11 +176,12 @@ async function loadOn(parts: LoadOptions): Promise<LoadedEngine> {
     blocksPerSequence: Math.ceil(maxModelLen / options.blockSize),
     blockSize: options.blockSize,
   };
-  const blocks = await planBlocks({ ...parts, policy, kvSpecs, limits, kvBytesMax: chosen.kvBytesMax });
   const layeredTokens = policy.prefillCut === "layers" ? maxModelLen : 1;
-  const { blockCounts } = blocks;
-  const parameters = { gpu, model, limits, layeredTokens, kvSpecs, policy, blockCounts, profiler };
-  const runner = await allocating(gpu, blocks, () => new Runner(parameters));
+  const parameters = { gpu, model, limits, layeredTokens, kvSpecs, policy, profiler };
+  const { blocks, runner } = await fitRunner(
+    { ...parts, policy, kvSpecs, limits, kvBytesMax: chosen.kvBytesMax },
+    (blockCounts) => new Runner({ ...parameters, blockCounts }),
+  );
   await runner.compile(warmUpCounts, (done, all) => onProgress({ stage: "kernels", done, all }));
   gpu.assertAlive();
   return { gpu, config, model, runner, policy, kvSpecs, blocks, maxBatchedTokens, maxModelLen, profiler };
@@ -196,9 +197,39 @@ interface PlanBlocksOptions extends LoadOptions {
   kvBytesMax: number;
 }
 
-/** As many KV blocks as were asked for, or as the device grants; says so with the concurrency that gives. */
-async function planBlocks(parts: PlanBlocksOptions): Promise<BlockPlan> {
-  const { gpu, options, policy, kvSpecs, limits, onProgress, kvBytesMax } = parts;
+const allocationsMax = 4;
+
+/**
+ * A runner with as many KV blocks as were asked for, or as the device grants; says so with the concurrency that gives.
+ * A device may refuse in many tensors what it granted the probe in few: then a tenth less is tried, a few times.
+ */
+async function fitRunner(parts: PlanBlocksOptions, build: (blockCounts: readonly number[]) => Runner) {
+  const { gpu, options, limits, onProgress } = parts;
+  for (let share = 1, left = allocationsMax; ; share *= 0.9) {
+    const blocks = await planBlocks(parts, share);
+    const mebibytes = Math.round(blocks.bytes / 2 ** 20);
+    gpu.device.pushErrorScope("out-of-memory");
+    const runner = build(blocks.blockCounts);
+    const refusal = await gpu.device.popErrorScope();
+    if (!refusal) {
+      const counts = blocks.blockCounts.map((count) => count - 1).join(" + ");
+      const note = `${counts} blocks of ${limits.blockSize} tokens (${mebibytes} MiB), room for ${blocks.concurrency.toFixed(1)} sequences of ${parts.maxModelLen} tokens`;
+      onProgress({ stage: "memory", done: 1, all: 1, note });
+      return { blocks, runner };
+    }
+    runner.release();
+    if (options.numBlocks !== null || --left === 0) {
+      throw new SetupError(
+        `Cannot allocate the KV cache: expected ${mebibytes} MiB, got a refusal of the device ` +
+          `(${refusal.message.split("\n")[0]}). Lower --gpu-memory-utilization or --num-blocks`,
+      );
+    }
+  }
+}
+
+/** The blocks that fit a share of what may be taken. */
+async function planBlocks(parts: PlanBlocksOptions, share: number): Promise<BlockPlan> {
+  const { gpu, options, policy, kvSpecs, limits, kvBytesMax } = parts;
   const groups = policy.groups.map(({ layers }, group) => ({
     bytesPerBlock: policy.bytesPerBlock[group],
     bytesPerTensorBlock: Math.max(...layers.map((slot) => bytesPerBlock(kvSpecs[slot]))),
@@ -215,30 +246,14 @@ async function planBlocks(parts: PlanBlocksOptions): Promise<BlockPlan> {
     stepBytesMin: Math.min(probeStepBytes, capBytes),
   });
   const { maxStorageBufferBindingSize, maxBufferSize } = gpu.device.limits;
-  const plan = planKvBlocks({
+  return planKvBlocks({
     groups,
     numBlocks: options.numBlocks ?? undefined,
-    utilization: options.memoryUtilization,
+    utilization: options.memoryUtilization * share,
     grantedBytes,
     tensorBytesMax: Math.min(maxStorageBufferBindingSize, maxBufferSize),
     concurrencyMax,
   });
-  const counts = plan.blockCounts.map((count) => count - 1).join(" + ");
-  const note = `${counts} blocks of ${limits.blockSize} tokens (${Math.round(plan.bytes / 2 ** 20)} MiB), room for ${plan.concurrency.toFixed(1)} sequences of ${parts.maxModelLen} tokens`;
-  onProgress({ stage: "memory", done: 1, all: 1, note });
-  return plan;
-}
-
-/** Runs `allocate`, and says what to change when the device has no memory for it after all. */
-async function allocating<T>({ device }: Gpu, { bytes }: BlockPlan, allocate: () => T): Promise<T> {
-  device.pushErrorScope("out-of-memory");
-  const made = allocate();
-  const refusal = await device.popErrorScope();
-  if (!refusal) return made;
-  throw new SetupError(
-    `Cannot allocate the KV cache: expected ${Math.round(bytes / 2 ** 20)} MiB, got a refusal of the device ` +
-      `(${refusal.message.split("\n")[0]}). Lower --gpu-memory-utilization or --num-blocks`,
-  );
 }
 
 /** Rows of prompts' own logits in a step. */

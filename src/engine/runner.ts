@@ -99,6 +99,14 @@ export class Runner {
     }
   }
 
+  /** Gives the KV cache's memory back; nothing can be run after it. */
+  release(): void {
+    for (const { buffer, scales } of this.#kv) {
+      buffer.gpu.destroy();
+      scales?.buffer.gpu.destroy();
+    }
+  }
+
   #submit(plan: RunnablePlan, wanted: readonly Wanted[]): StepResult {
     this.#copyBlocks(plan);
     const done = this.#record(plan);
