@@ -8,7 +8,7 @@ import type { ForwardContext } from "./context.ts";
 type Device = Pick<ForwardContext, "traits">;
 
 /** From so many rows on, matrix units were faster than the fused kernels (H100, docs/log.md). */
-const matrixRowsMin = 5;
+const matrixRowsMin = 3;
 
 /**
  * Whether a product of so many rows with this matrix takes its norm, activation and residual along. What a row gives
