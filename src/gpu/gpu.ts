@@ -1,5 +1,6 @@
 /** An open device, what it can do, and whether it still works. Owned by whoever opened it. */
 import { PipelineCache } from "./pipelines.ts";
+import type { Tuning } from "./tuning.ts";
 
 /** What kernels choose their variant by. */
 export interface GpuTraits {
@@ -16,6 +17,8 @@ export interface GpuTraits {
   readonly workgroupLanesMax: number;
   /** Asked for: kernels must use variants whose result for a token does not depend on what else is in the batch. */
   readonly deterministic: boolean;
+  /** What is known to be faster here than the kernels' defaults. */
+  readonly tuning?: Tuning;
 }
 
 /** Choices of whoever opens a device. */
@@ -35,8 +38,10 @@ export class Gpu {
   readonly device: GPUDevice;
   readonly implementation: "dawn" | "native";
   readonly adapterName: string;
-  readonly traits: GpuTraits;
+  /** All that the adapter says of itself, its driver included where the runtime tells. */
+  readonly adapterId: string;
   readonly pipelines: PipelineCache;
+  #traits: GpuTraits;
   #failure: DeviceLostError | null = null;
   #closing = false;
 
@@ -49,11 +54,22 @@ export class Gpu {
     this.device = device;
     this.implementation = implementation;
     this.adapterName = info.description || `${info.vendor} ${info.architecture}`.trim() || "unnamed adapter";
+    const { vendor, architecture, device: name, description } = info;
+    this.adapterId = [vendor, architecture, name, description].filter(Boolean).join(" | ");
     const traits = traitsOf(device, info, this.adapterName);
-    this.traits = { ...traits, isCpu: kernelsFor ? kernelsFor === "cpu" : traits.isCpu, deterministic };
+    this.#traits = { ...traits, isCpu: kernelsFor ? kernelsFor === "cpu" : traits.isCpu, deterministic };
     this.pipelines = new PipelineCache(device);
     device.addEventListener("uncapturederror", (event) => this.fail(event.error.message));
     void device.lost.then((lost) => this.fail(`device lost (${lost.reason}): ${lost.message}`));
+  }
+
+  get traits(): GpuTraits {
+    return this.#traits;
+  }
+
+  /** Takes effect on dispatches that are made from now on. */
+  useTuning(tuning: Tuning): void {
+    this.#traits = { ...this.#traits, tuning };
   }
 
   /** One line for people: adapter, features used, what is missing. */

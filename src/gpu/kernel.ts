@@ -4,6 +4,7 @@
  * dimensions are unified across tensors, and a mismatch names the tensor that is wrong.
  */
 import type { Dtype, Tensor } from "./tensor.ts";
+import type { Tunable } from "./tuning.ts";
 
 /** Storage formats a binding takes; where there are several, the FORMAT override tells them apart. */
 const kinds = {
@@ -49,6 +50,8 @@ export interface Dispatch {
   /** Fewest bytes that must move, and operations that must be done: the roofline. */
   readonly bytes: number;
   readonly flops: number;
+  /** Of a kernel that `prelude tune` measures. */
+  readonly tunable?: Tunable;
 }
 
 /** Value of the FORMAT override. */

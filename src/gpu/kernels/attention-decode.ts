@@ -1,6 +1,7 @@
 import type { GpuTraits } from "../gpu.ts";
 import { type Dispatch, formatCode, type KernelSpec, matchTensors, tensor } from "../kernel.ts";
 import type { Tensor } from "../tensor.ts";
+import { chosen, tokensClass, tunable, type Variants } from "../tuning.ts";
 import type { AttentionOptions } from "./attention.ts";
 import { checkMultiple } from "./token-grid.ts";
 
@@ -93,7 +94,8 @@ export function attentionDecode(
   };
   const sizes = matchTensors(attentionDecodeSpec, tensors);
   check(options, sizes);
-  const shape = { ...defaultShape(traits, options), ...given };
+  const variants = shapeVariants(traits, options);
+  const shape = given ? { ...variants.byDefault, ...given } : chosen(traits, variants);
   return {
     spec: attentionDecodeSpec,
     file: "attention-decode",
@@ -111,6 +113,7 @@ export function attentionDecode(
     workgroups: [heads / shape.groupHeads, sizes.tokens, splits],
     bytes: 8 * sizes.tokens * heads * headDim,
     flops: 0,
+    tunable: tunable(variants, (choice) => attentionDecode(traits, options, choice)),
   };
 }
 
@@ -175,6 +178,26 @@ function defaultShape(
     keys: groupHeads === 1 ? 4 : 2,
     splitKeys: 32,
     groupHeads,
+  };
+}
+
+/** All share the keys out alike: shares are another kernel's to add up. */
+function shapeVariants(traits: GpuTraits, options: AttentionDecodeOptions): Variants<AttentionDecodeShape> {
+  const { heads, headDim, splits, kv, q } = options;
+  const byDefault = defaultShape(traits, options);
+  const keyLanes = [4, 8, 16].filter((lanes) => lanes <= traits.subgroupMinSize && lanes <= headDim / 8);
+  const lanes = [64, 128, 256].filter((count) => count >= traits.subgroupMaxSize);
+  const sizes = lanes.flatMap((count) => keyLanes.map((each) => ({ lanes: count, keyLanes: each })));
+  return {
+    shape: {
+      kernel: "attention-decode",
+      rows: (heads / byDefault.groupHeads) * splits,
+      inputs: headDim,
+      tokens: tokensClass(q.shape[0]),
+      format: kv.dtype,
+    },
+    byDefault,
+    others: () => sizes.flatMap((size) => [1, 2, 4].map((keys) => ({ ...byDefault, ...size, keys }))),
   };
 }
 

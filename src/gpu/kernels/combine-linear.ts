@@ -1,8 +1,9 @@
 import type { GpuTraits } from "../gpu.ts";
 import { type Dispatch, groups, type KernelSpec, matchTensors, tensor } from "../kernel.ts";
 import { flatten, type Tensor } from "../tensor.ts";
+import { chosen, tunable } from "../tuning.ts";
 import { sharesRow } from "./attention-decode.ts";
-import { groupGrid, type Teams, teamConsts, tokenCount } from "./teams.ts";
+import { groupGrid, type Teams, teamConsts, teamVariants, tokenCount } from "./teams.ts";
 import { checkMultiple } from "./token-grid.ts";
 import { scalesOf, weightBytes, weightConstants } from "./weights.ts";
 
@@ -69,7 +70,14 @@ export function combineLinear(traits: GpuTraits, options: CombineLinearOptions, 
   const sizes = matchTensors(combineLinearSpec, tensors);
   check(options, sizes);
   const { tokens, inputs, outputs } = sizes;
-  const teams = given ?? combineTeams(traits);
+  const variants = teamVariants(traits, {
+    kernel: "combine-linear",
+    weight,
+    tokens,
+    byDefault: combineTeams(traits),
+    rowCounts: [1, 2],
+  });
+  const teams = given ?? chosen(traits, variants);
   return {
     spec: combineLinearSpec,
     file: "combine-linear",
@@ -94,6 +102,7 @@ export function combineLinear(traits: GpuTraits, options: CombineLinearOptions, 
     workgroups: groupGrid(groups(outputs, teams.rows * teams.count)),
     bytes: weightBytes(weight) + 4 * tokens * (inputs + outputs),
     flops: 2 * tokens * inputs * outputs,
+    tunable: tunable(variants, (choice) => combineLinear(traits, options, choice)),
   };
 }
 

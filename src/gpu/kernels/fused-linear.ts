@@ -1,10 +1,11 @@
 import type { GpuTraits } from "../gpu.ts";
 import { type Dispatch, groups, type KernelSpec, matchTensors, tensor } from "../kernel.ts";
 import { flatten, type Tensor } from "../tensor.ts";
+import { chosen, tunable } from "../tuning.ts";
 import type { Activation } from "./gated-activation.ts";
 import { checkMultiple } from "./token-grid.ts";
 import { scalesOf, weightBytes, weightConstants } from "./weights.ts";
-import { chooseTeams, groupGrid, type Teams, teamConsts } from "./teams.ts";
+import { chooseTeams, groupGrid, type Teams, teamConsts, teamVariants } from "./teams.ts";
 
 export const fusedLinearSpec: KernelSpec = {
   name: "fused-linear",
@@ -70,7 +71,14 @@ export function fusedLinear(traits: GpuTraits, options: FusedLinearOptions, give
   const { tokens, inputs, outputs, rows } = matchTensors(fusedLinearSpec, tensors);
   check(options, { tokens, inputs, outputs, rows });
   const gated = activation !== undefined;
-  const teams = given ?? chooseTeams(traits, { tokens, rows, inputs, rowsStep: gated ? 2 : 1 });
+  const variants = teamVariants(traits, {
+    kernel: "fused-linear",
+    weight,
+    tokens,
+    byDefault: chooseTeams(traits, { tokens, rows, inputs, rowsStep: gated ? 2 : 1 }),
+    rowCounts: gated ? [2, 4] : [1, 2, 4],
+  });
+  const teams = given ?? chosen(traits, variants);
   return {
     spec: fusedLinearSpec,
     file: "fused-linear",
@@ -89,6 +97,7 @@ export function fusedLinear(traits: GpuTraits, options: FusedLinearOptions, give
     workgroups: groupGrid(groups(rows, teams.rows * teams.count)),
     bytes: weightBytes(weight) + 4 * tokens * (inputs + outputs),
     flops: 2 * tokens * inputs * rows,
+    tunable: tunable(variants, (choice) => fusedLinear(traits, options, choice)),
   };
 }
 

@@ -117,6 +117,15 @@ export function chooseTile({ deterministic }: GpuTraits, shape: GemmShape): Gemm
   return { ...(chosen.split === 1 ? chosen : small), turns: 2 };
 }
 
+/** The tiles that are worth a try for a shape. */
+export function triedTiles({ tokens, inputs, isGated, shares = 1 }: GemmShape): GemmTile[] {
+  const few = skinny.find((tiles) => tokens <= tiles.tokens);
+  const tiles = few ? [few.wide, few.narrow, small] : dense.map(({ tile }) => tile);
+  const isPossible = (tile: GemmTile) =>
+    (inputs / shares) % tileStep(tile) === 0 && !(isGated && tile.matrices[1] % 2 !== 0);
+  return tiles.filter(isPossible);
+}
+
 function skinnyTile({ wide, narrow }: (typeof skinny)[number], shape: GemmShape): GemmTile {
   const isPaired = shape.isGated && narrow.matrices[1] % 2 !== 0;
   return isPaired || workgroups(wide, shape) >= workgroupsWanted ? wide : narrow;

@@ -1,8 +1,17 @@
 import type { GpuTraits } from "../gpu.ts";
 import { type Dispatch, formatCode, groups, type KernelSpec, matchTensors, tensor } from "../kernel.ts";
 import { bytesPerElement, type Dtype, flatten, type Tensor } from "../tensor.ts";
+import { chosen, tokensClass, tunable, type Variants } from "../tuning.ts";
 import type { Activation } from "./gated-activation.ts";
-import { chooseTile, tileConsts, tileRows, tileTokens } from "./gemm-tiles.ts";
+import {
+  chooseTile,
+  type GemmShape,
+  type GemmTile,
+  tileConsts,
+  tileRows,
+  tileTokens,
+  triedTiles,
+} from "./gemm-tiles.ts";
 import { checkMultiple } from "./token-grid.ts";
 import { scalesOf, weightBytes, weightConstants } from "./weights.ts";
 
@@ -50,7 +59,7 @@ export function suitsGemm({ hasSubgroupMatrix }: GpuTraits, weight: Tensor): boo
  *
  * A token's result does not depend on the others' values; with `traits.deterministic`, nor on how many there are.
  */
-export function gemm(traits: GpuTraits, options: GemmOptions): Dispatch {
+export function gemm(traits: GpuTraits, options: GemmOptions, given?: GemmTile): Dispatch {
   const { x, weight, y, bias, activation, accumulate, shares = 1 } = options;
   // A binding that is not read takes any tensor.
   const unread = flatten(x);
@@ -58,13 +67,9 @@ export function gemm(traits: GpuTraits, options: GemmOptions): Dispatch {
   const sizes = matchTensors(gemmSpec, tensors);
   check(options, sizes);
   const { tokens, inputs, rows, outputs } = sizes;
-  const tile = chooseTile(traits, {
-    tokens,
-    inputs,
-    rows,
-    isGated: activation !== undefined,
-    shares,
-  });
+  const shape = { tokens, inputs, rows, isGated: activation !== undefined, shares };
+  const variants = tileVariants(traits, shape, weight);
+  const tile = given ?? chosen(traits, variants);
   return {
     spec: gemmSpec,
     file: "gemm",
@@ -80,6 +85,16 @@ export function gemm(traits: GpuTraits, options: GemmOptions): Dispatch {
     workgroups: [groups(rows, tileRows(tile)), groups(tokens, tileTokens(tile)), shares],
     bytes: weightBytes(weight) + 2 * tokens * inputs + yBytes(options, outputs),
     flops: 2 * tokens * inputs * rows,
+    tunable: tunable(variants, (choice) => gemm(traits, options, choice)),
+  };
+}
+
+function tileVariants(traits: GpuTraits, shape: GemmShape, { dtype: format }: Tensor): Variants<GemmTile> {
+  const { tokens, inputs, rows, shares = 1 } = shape;
+  return {
+    shape: { kernel: "gemm", rows, inputs: inputs / shares, tokens: tokensClass(tokens), format },
+    byDefault: chooseTile(traits, shape),
+    others: () => triedTiles(shape),
   };
 }
 

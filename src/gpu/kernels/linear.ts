@@ -1,6 +1,7 @@
 import type { GpuTraits } from "../gpu.ts";
 import { type Dispatch, groups, type KernelSpec, matchTensors, tensor } from "../kernel.ts";
 import { flatten, type Tensor } from "../tensor.ts";
+import { chosen, tokensClass, tunable, type TuningShape, type Variants } from "../tuning.ts";
 import { scalesOf, weightBytes, weightConstants } from "./weights.ts";
 
 export { quantizationGroups } from "./weights.ts";
@@ -35,6 +36,11 @@ interface Sizes {
   outputs: number;
 }
 
+/** How the work is shared out, where that can be chosen. */
+export type LinearShape =
+  | { /** Of a workgroup of linear-cpu. */ lanes: number }
+  | { /** Outputs of a lane of linear-matmul, along either side. */ perLane: number };
+
 type Variant = Pick<Dispatch, "file" | "constants" | "replace" | "workgroups">;
 
 /**
@@ -43,14 +49,16 @@ type Variant = Pick<Dispatch, "file" | "constants" | "replace" | "workgroups">;
  * inputs is a multiple of 8; y shares no memory with the rest. Within a file a token's result does not depend on how
  * many others there are; which file runs depends on the adapter and, on a GPU, on whether there are more than 8 tokens.
  */
-export function linear(traits: GpuTraits, options: LinearOptions): Dispatch {
+export function linear(traits: GpuTraits, options: LinearOptions, given?: LinearShape): Dispatch {
   const { x, weight, y } = options;
   const unread = flatten(x);
   const scales = scalesOf(weight, unread);
   const tensors = { x, weight, scales, bias: options.bias ?? unread, y };
   const { tokens, inputs, outputs } = matchTensors(linearSpec, tensors);
   checkSizes(options, inputs, outputs);
-  const variant = chooseVariant(traits, { tokens, inputs, outputs });
+  const sizes = { tokens, inputs, outputs };
+  const variants = shapeVariants(traits, sizes, weight);
+  const variant = chooseVariant(traits, sizes, given ?? (variants && chosen(traits, variants)));
   return {
     spec: linearSpec,
     ...variant,
@@ -64,6 +72,7 @@ export function linear(traits: GpuTraits, options: LinearOptions): Dispatch {
     params: { tokens, inputs, outputs },
     bytes: weightBytes(weight) + 4 * tokens * (inputs + outputs),
     flops: 2 * tokens * inputs * outputs,
+    tunable: variants && tunable(variants, (choice) => linear(traits, options, choice)),
   };
 }
 
@@ -82,23 +91,51 @@ function checkSizes({ weight, bias }: LinearOptions, inputs: number, outputs: nu
 
 const matvecTokensMax = 8;
 
-function chooseVariant(traits: GpuTraits, sizes: Sizes): Variant {
+function chooseVariant(traits: GpuTraits, sizes: Sizes, shape: LinearShape = { perLane: 1 }): Variant {
   // On a CPU adapter a token's sums are the same in every tile.
-  if (traits.isCpu) return cpu(sizes);
+  if ("lanes" in shape) return cpu(sizes, shape.lanes);
   if (traits.deterministic) return matmul(sizes, 1);
-  if (sizes.tokens > matvecTokensMax) return matmul(sizes);
+  if (sizes.tokens > matvecTokensMax) return matmul(sizes, shape.perLane);
   return traits.hasSubgroups ? matvecSubgroup(sizes) : matvec(sizes);
+}
+
+/** What may be chosen; undefined where there is one variant. */
+function shapeVariants(
+  { isCpu, deterministic }: GpuTraits,
+  { tokens, inputs, outputs }: Sizes,
+  { dtype: format }: Tensor,
+): Variants<LinearShape> | undefined {
+  const shapeOf = (kernel: string): TuningShape => ({
+    kernel,
+    rows: outputs,
+    inputs,
+    tokens: tokensClass(tokens),
+    format,
+  });
+  if (isCpu) {
+    return {
+      shape: shapeOf("linear-cpu"),
+      byDefault: { lanes: cpuLanes },
+      others: () => [4, 16, 32].map((lanes) => ({ lanes })),
+    };
+  }
+  if (deterministic || tokens <= matvecTokensMax) return undefined;
+  return {
+    shape: shapeOf("linear-matmul"),
+    byDefault: { perLane: tileSize(tokens * outputs) },
+    others: () => [1, 2].map((perLane) => ({ perLane })),
+  };
 }
 
 const cpuLanes = 8; // llvmpipe runs eight side by side, SwiftShader four
 const cpuRows = 8; // outputs a lane, written out in the shader
 
-function cpu({ tokens, outputs }: Sizes): Variant {
+function cpu({ tokens, outputs }: Sizes, lanes: number): Variant {
   const tile = cpuTokens(tokens);
   return {
     file: "linear-cpu",
-    constants: { TOKENS: tile, LANES: cpuLanes },
-    workgroups: [groups(outputs, cpuRows * cpuLanes), groups(tokens, tile), 1],
+    constants: { TOKENS: tile, LANES: lanes },
+    workgroups: [groups(outputs, cpuRows * lanes), groups(tokens, tile), 1],
   };
 }
 
@@ -138,7 +175,7 @@ function matvecTokens(tokens: number): number {
   return 2 ** Math.ceil(Math.log2(tokens));
 }
 
-function matmul({ tokens, outputs }: Sizes, perLane = tileSize(tokens * outputs)): Variant {
+function matmul({ tokens, outputs }: Sizes, perLane: number): Variant {
   const tile = 64 * perLane;
   return {
     file: "linear-matmul",

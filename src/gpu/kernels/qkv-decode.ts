@@ -1,8 +1,9 @@
 import type { GpuTraits } from "../gpu.ts";
 import { type Dispatch, formatCode, groups, type KernelSpec, matchTensors, tensor } from "../kernel.ts";
 import { flatten, type Tensor } from "../tensor.ts";
+import { chosen, tunable } from "../tuning.ts";
 import { type FusedNorm, fusedTokensMax, normCode } from "./fused-linear.ts";
-import { chooseTeams, type Teams, teamConsts } from "./teams.ts";
+import { chooseTeams, type Teams, teamConsts, teamVariants } from "./teams.ts";
 import { checkMultiple } from "./token-grid.ts";
 import { scalesOf, weightBytes, weightConstants } from "./weights.ts";
 
@@ -67,7 +68,14 @@ export function qkvDecode(traits: GpuTraits, options: QkvDecodeOptions, given?: 
   const sizes = matchTensors(qkvDecodeSpec, tensors);
   check(options, sizes);
   const { tokens, rows, inputs } = sizes;
-  const teams = given ?? chooseTeams(traits, { tokens, rows, inputs, rowsStep: quadRows });
+  const variants = teamVariants(traits, {
+    kernel: "qkv-decode",
+    weight,
+    tokens,
+    byDefault: chooseTeams(traits, { tokens, rows, inputs, rowsStep: quadRows }),
+    rowCounts: [quadRows],
+  });
+  const teams = given ?? chosen(traits, variants);
   return {
     spec: qkvDecodeSpec,
     file: "qkv-decode",
@@ -90,6 +98,7 @@ export function qkvDecode(traits: GpuTraits, options: QkvDecodeOptions, given?: 
     workgroups: [groups(rows / quadRows, teams.count), 1, 1],
     bytes: weightBytes(weight) + 4 * tokens * (inputs + rows),
     flops: 2 * tokens * inputs * rows,
+    tunable: tunable(variants, (choice) => qkvDecode(traits, options, choice)),
   };
 }
 

@@ -4,6 +4,8 @@
  */
 import type { GpuTraits } from "../gpu.ts";
 import { groups } from "../kernel.ts";
+import { tokensClass, type Variants } from "../tuning.ts";
+import type { Tensor } from "../tensor.ts";
 
 export interface Teams {
   /** Teams of a workgroup. */
@@ -44,6 +46,44 @@ function lanesAndRows({ tokens, rows, inputs, rowsStep }: Product): [lanes: numb
   if (rows < manyRows) return tokens > 2 ? [128, 2] : isLong ? [256, 2] : [128, 1];
   if (tokens > 1) return [rowsStep > 2 ? 64 : 32, tokens > 2 ? 2 : 1];
   return [isLong ? 128 : 64, 2];
+}
+
+/** The teams worth a try with so many rows each: whole workgroups of them, as large as the device allows. */
+function triedTeams(
+  { subgroupMaxSize, workgroupLanesMax }: GpuTraits,
+  rowCounts: readonly number[],
+): Teams[] {
+  const groupSizes = [128, 256, 384].filter((group) => group <= workgroupLanesMax);
+  return groupSizes
+    .flatMap((group) => [32, 64, 128, 256].map((lanes) => ({ group, lanes })))
+    .filter(({ group, lanes }) => group % lanes === 0 && lanes >= subgroupMaxSize)
+    .flatMap(({ group, lanes }) => rowCounts.map((rows) => ({ count: group / lanes, lanes, rows })));
+}
+
+/** What a product by teams may be run as. */
+export function teamVariants(
+  traits: GpuTraits,
+  {
+    kernel,
+    weight,
+    tokens,
+    byDefault,
+    rowCounts,
+  }: {
+    kernel: string;
+    weight: Tensor;
+    tokens: number;
+    byDefault: Teams;
+    /** Rows of a team that the kernel can have. */
+    rowCounts: readonly number[];
+  },
+): Variants<Teams> {
+  const [rows, inputs] = weight.shape;
+  return {
+    shape: { kernel, rows, inputs, tokens: tokensClass(tokens), format: weight.dtype },
+    byDefault,
+    others: () => triedTeams(traits, rowCounts),
+  };
 }
 
 /** The consts that all files with teams have. */
