@@ -1,9 +1,8 @@
-/** Times dispatches: by timestamp queries where the adapter has them, else by the clock over one long submission. */
+/** Times dispatches, warmed up, in long submissions. */
 import type { Gpu } from "../src/gpu/gpu.ts";
 import type { Dispatch } from "../src/gpu/kernel.ts";
 import { add } from "../src/gpu/kernels/add.ts";
-import { ReadbackRing } from "../src/gpu/readback.ts";
-import { Recorder } from "../src/gpu/recorder.ts";
+import { bestTimer, median, wallTimer } from "../src/gpu/stopwatch.ts";
 import { createTensor } from "../src/gpu/tensor.ts";
 
 const warmUpMs = { cpu: 50, gpu: 700 }; // a GPU's clocks take half a second to rise
@@ -15,14 +14,15 @@ const dispatchesMax = 2000; // in one submission, since timestamps are limited t
 export async function medianMicroseconds(gpu: Gpu, dispatches: readonly Dispatch[]): Promise<number> {
   await gpu.pipelines.compile(dispatches);
   const kind = gpu.traits.isCpu ? "cpu" : "gpu";
-  const wall = wallTimer(gpu);
+  const clock = () => performance.now();
+  const wall = wallTimer(gpu, clock);
   let count = dispatches.length;
   let perDispatchMs = (await wall(repeat(dispatches, count))) / count;
   for (const start = performance.now(); performance.now() - start < warmUpMs[kind];) {
     count = Math.min(dispatchesMax, Math.max(1, Math.round(sampleMs[kind] / perDispatchMs)));
     perDispatchMs = (await wall(repeat(dispatches, count))) / count;
   }
-  const timer = kind === "gpu" && gpu.device.features.has("timestamp-query") ? timestampTimer(gpu) : wall;
+  const timer = bestTimer(gpu, clock);
   const samples: number[] = [];
   for (let i = 0; i < sampleCount; i++) samples.push((await timer(repeat(dispatches, count))) / count);
   return 1000 * median(samples);
@@ -42,50 +42,6 @@ export async function streamGigabytesPerSecond(gpu: Gpu): Promise<number> {
   return dispatch.bytes / microseconds / 1e3;
 }
 
-type Timer = (dispatches: readonly Dispatch[]) => Promise<number>;
-
-/** Milliseconds from submission until a word written behind the work can be read. */
-function wallTimer(gpu: Gpu): Timer {
-  const recorder = new Recorder(gpu);
-  const ring = new ReadbackRing(gpu);
-  const word = createTensor(gpu.device, { name: "fence", dtype: "u32", shape: [4], readable: true });
-  return async (dispatches) => {
-    for (const dispatch of dispatches) recorder.add(dispatch);
-    const read = ring.request(recorder, word);
-    const start = performance.now();
-    recorder.submit();
-    await read();
-    return performance.now() - start;
-  };
-}
-
-/** Milliseconds between timestamps around all dispatches together, so that none is charged for a pass of its own. */
-function timestampTimer(gpu: Gpu): Timer {
-  const { device } = gpu;
-  const recorder = new Recorder(gpu);
-  const ring = new ReadbackRing(gpu);
-  const querySet = device.createQuerySet({ type: "timestamp", count: 2 });
-  const usage = GPUBufferUsage.QUERY_RESOLVE | GPUBufferUsage.COPY_SRC;
-  const resolved = device.createBuffer({ label: "timestamps", size: 16, usage });
-  const stamps = createTensor(device, { name: "timestamps", dtype: "u32", shape: [4], readable: true });
-  return async (dispatches) => {
-    for (const dispatch of dispatches) recorder.add(dispatch);
-    recorder.addAfterPass((encoder) => {
-      encoder.resolveQuerySet(querySet, 0, 2, resolved, 0);
-      encoder.copyBufferToBuffer(resolved, 0, stamps.buffer.gpu, 0, 16);
-    });
-    const read = ring.request(recorder, stamps);
-    const timestampWrites = { querySet, beginningOfPassWriteIndex: 0, endOfPassWriteIndex: 1 };
-    recorder.submit({ timestampWrites });
-    const [start, end] = new BigUint64Array(await read());
-    return Number(end - start) / 1e6;
-  };
-}
-
 function repeat(dispatches: readonly Dispatch[], count: number): Dispatch[] {
   return Array.from({ length: count }, (_, index) => dispatches[index % dispatches.length]);
-}
-
-function median(values: readonly number[]): number {
-  return values.toSorted((a, b) => a - b)[Math.floor(values.length / 2)];
 }
