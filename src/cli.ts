@@ -19,12 +19,14 @@ import {
   nonNegative,
   portNumber,
   positiveInteger,
+  positiveIntegers,
   quantizationGroup,
   share,
 } from "./commands/flag-values.ts";
 import { generate } from "./commands/generate.ts";
 import { serve, type ServeOptions } from "./commands/serve.ts";
 import { logFormats, logLevels, type LogOptions } from "./commands/server-log.ts";
+import { tune } from "./commands/tune.ts";
 import { verifyFolder } from "./commands/verify.ts";
 import { toolCallStyles } from "./engine/client.ts";
 import { CheckpointError, SetupError } from "./engine/errors.ts";
@@ -79,6 +81,7 @@ interface EngineFlags {
   prefixCaching: boolean;
   schedulingPolicy: EngineOptions["ordering"];
   deterministic?: boolean;
+  tuning: string;
   trace?: string;
   profile?: boolean;
   gpuChecks?: boolean;
@@ -134,6 +137,14 @@ function withEngineFlags(command: Command): Command {
       new Option("--scheduling-policy <policy>", "who goes first").choices(orderings).default(ordering),
     )
     .option("--deterministic", "the same bits whatever else runs (slower)")
+    .addOption(
+      new Option(
+        "--tuning <file>",
+        "choices that prelude tune made; auto: for this adapter; none: the defaults",
+      )
+        .default("auto")
+        .env("PRELUDE_TUNING"),
+    )
     .option("--trace <file>", "write a timeline of the engine's steps, in Chrome's trace format")
     .option("--profile", "time every kernel on the GPU and print the totals at the end")
     .option("--gpu-checks", "keep the GPU's validation and bounds checks on (slower)");
@@ -160,6 +171,7 @@ function engineOptions(flags: EngineFlags): EngineOptions {
     prefixCaching: flags.prefixCaching,
     ordering: flags.schedulingPolicy,
     deterministic: flags.deterministic ?? false,
+    tuning: flags.tuning === "auto" || flags.tuning === "none" ? flags.tuning : resolve(flags.tuning),
     traceFile: flags.trace === undefined ? null : resolve(flags.trace),
     profile: flags.profile ?? false,
     gpuChecks: flags.gpuChecks ?? false,
@@ -319,6 +331,37 @@ function program(): Command {
       ),
     read: (flags: EngineFlags) => engineOptions(flags),
   };
+  withEngineFlags(root.command("tune"))
+    .description(
+      "measure the kernels' variants for a model's shapes here, and keep the fastest for later starts",
+    )
+    .option("--model <dir>", "folder of the checkpoint or its config.json", embeddedModel)
+    .option(
+      "--tokens <counts>",
+      "tokens of the steps to tune for: 1,8,512 (default: by adapter)",
+      positiveIntegers,
+    )
+    .option(
+      "--context <tokens>",
+      "keys behind decoding sequences, together (default: by adapter)",
+      positiveInteger,
+    )
+    .option("--time-limit <seconds>", "begin no shape after so long", positiveInteger, 120)
+    .option("--json", "print one JSON object")
+    .action(
+      (flags: EngineFlags & { tokens?: number[]; context?: number; timeLimit: number; json?: boolean }) =>
+        tune(
+          {
+            engine: engineOptions(flags),
+            tokenCounts: flags.tokens,
+            context: flags.context,
+            timeLimitMs: 1000 * flags.timeLimit,
+            json: flags.json,
+          },
+          environment,
+        ),
+    );
+
   addBenchCommands(root, engineFlags, environment, (code) => (process.exitCode = code));
   return root;
 }

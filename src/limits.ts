@@ -136,6 +136,9 @@ assert(PROMPTS_MAX < QUEUED_REQUESTS_MAX, "the prompts of a request fit the queu
 
 /** A timeline (`--trace`) ends at this size: some hundred thousand steps, and what a viewer can load. */
 export const TRACE_FILE_BYTES_MAX = 512 * 1024 * 1024;
+/** A file of tuned kernels, and the shapes in it: a model has some hundred. */
+export const TUNING_FILE_BYTES_MAX = 4 * 1024 * 1024;
+export const TUNING_SHAPES_MAX = 4096;
 /** Events of an answer that wait for its reader before its request is paused. */
 export const READER_EVENTS_MAX = 256;
 /** A reader that takes nothing for so long while its request is paused is dropped. */

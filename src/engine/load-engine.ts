@@ -3,6 +3,7 @@ import { openDevice, type GpuChoice } from "../gpu/device/open-device.ts";
 import type { Gpu } from "../gpu/gpu.ts";
 import { Profiler } from "../gpu/profile.ts";
 import { align } from "../gpu/tensor.ts";
+import { readTuning } from "../gpu/tuning-file.ts";
 import { PROMPT_LOGITS_BYTES_MAX } from "../limits.ts";
 import { CheckpointError, SetupError } from "./errors.ts";
 import { probeMemory } from "../gpu/memory-probe.ts";
@@ -64,6 +65,8 @@ export interface EngineOptions {
   ordering: Ordering;
   /** Only kernels whose result for a token does not depend on the batch. */
   deterministic: boolean;
+  /** File of a tuning; `auto`: the one for the adapter, if there is one; `none`: the defaults, as a deterministic engine has anyway. */
+  tuning: string;
   /** File for the timeline of steps, or null. */
   traceFile: string | null;
   profile: boolean;
@@ -91,6 +94,7 @@ export const defaultEngineOptions: Omit<EngineOptions, "modelDir"> = {
   prefixCaching: true,
   ordering: "fcfs",
   deterministic: false,
+  tuning: "none",
   traceFile: null,
   profile: false,
   rotaryFrequencies: "f32",
@@ -138,11 +142,21 @@ export async function loadEngine(
   });
   try {
     onProgress({ stage: "device", done: 1, all: 1, note: gpu.describe() });
+    const note = await useTuning(gpu, options);
+    if (note) onProgress({ stage: "device", done: 1, all: 1, note });
     return await loadOn({ gpu, config, options, maxModelLen, onProgress });
   } catch (error) {
     gpu.close();
     throw error;
   }
+}
+
+/** A line for people, if there is something to say. */
+async function useTuning(gpu: Gpu, { tuning: path, deterministic }: EngineOptions): Promise<string | null> {
+  if (path === "none" || deterministic) return null;
+  const { tuning, note } = await readTuning(gpu, path);
+  gpu.useTuning(tuning);
+  return note;
 }
 
 interface LoadOptions {

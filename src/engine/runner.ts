@@ -153,6 +153,12 @@ export class Runner {
     ];
   }
 
+  /** What a step would submit, which is not: its inputs are on the device, its dispatches may be run by themselves. */
+  dispatchesOf(plan: RunnablePlan): Dispatch[] {
+    this.#record(plan);
+    return this.#recorder.take();
+  }
+
   /** Compiles every pipeline that steps of these token counts need. */
   async compile(
     tokenCounts: readonly number[],

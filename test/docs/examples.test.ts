@@ -18,6 +18,7 @@ const covered = new Map([
   ["npm start", "test/e2e/cli.test.ts reads what it prints"],
   ["npx prelude serve --model DIR --port 8000", "test/e2e/cli.test.ts serves"],
   ["npx prelude verify DIR", "test/e2e/verify.test.ts takes a minute for it"],
+  ["npx prelude tune --model DIR", "test/commands/tune.test.ts: it would write to the cache"],
   [
     "npx prelude bench serve --url http://127.0.0.1:8000 --request-rate 2 --num-prompts 20",
     "it takes 10 s and more: test/commands/bench-serve.test.ts",
@@ -74,7 +75,7 @@ function run({ kind, source }: Example): Promise<string> {
 
 /** Standard output; throws if the command fails. */
 async function outputOf(command: string, words: string[], input = ""): Promise<string> {
-  const env = { ...process.env, PRELUDE_GPU: testAdapter };
+  const env = { ...process.env, PRELUDE_GPU: testAdapter, PRELUDE_TUNING: "none" };
   const child = spawn(command, words, { cwd: project(""), env, stdio: "pipe" });
   const [out, err] = [child.stdout, child.stderr].map((stream) => stream.setEncoding("utf8").toArray());
   child.stdin.end(input);

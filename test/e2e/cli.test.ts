@@ -26,7 +26,7 @@ interface Ended {
 function start(...args: string[]): ChildProcess {
   const runtime = isDeno ? ["run", "-A", "--no-check"] : [];
   return spawn(process.execPath, [...runtime, project("src/cli.ts"), ...args], {
-    env: { ...process.env, PRELUDE_GPU: testAdapter },
+    env: { ...process.env, PRELUDE_GPU: testAdapter, PRELUDE_TUNING: "none" },
     stdio: ["ignore", "pipe", "pipe"],
   });
 }

@@ -12,6 +12,7 @@ import { Runner } from "../../src/engine/runner.ts";
 import { readModelConfig } from "../../src/engine/weights/config.ts";
 import { WeightLoader, type WeightDtype } from "../../src/engine/weights/loader.ts";
 import { Checkpoint } from "../../src/engine/weights/safetensors.ts";
+import type { Gpu } from "../../src/gpu/gpu.ts";
 import { readWholeFile, type TestTensor, withTempDir, writeSafetensors } from "./checkpoint.ts";
 import { testGpu } from "./gpu.ts";
 import { mainPlan, rectangle } from "./rectangle.ts";
@@ -23,6 +24,8 @@ export interface TestModelOptions {
   rotaryFrequencies?: FrequencyDtype;
   /** Kernels made for a GPU or a CPU; by adapter by default. */
   kernelsFor?: "gpu" | "cpu";
+  /** The test's own device, instead of the process's. */
+  gpu?: Gpu;
   /** Most sequences of a batch; 1 by default. */
   sequences?: number;
 }
@@ -43,7 +46,7 @@ const blockCount = 32;
 /** For sequences of up to 64 tokens, all of which may have logits; blocks of 8 tokens, 31 of each group. */
 export async function openTestModel(dir: string, options: TestModelOptions = {}): Promise<TestModel> {
   const { dtype = "auto", kvDtype = "f32", rotaryFrequencies = "f32", sequences = 1 } = options;
-  const gpu = await testGpu(options.kernelsFor);
+  const gpu = options.gpu ?? (await testGpu(options.kernelsFor));
   const config = await readModelConfig(dir);
   const checkpoint = await Checkpoint.open(dir);
   try {
