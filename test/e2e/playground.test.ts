@@ -38,7 +38,7 @@ async function open(url: string, options: BrowserContextOptions = {}) {
 
 /** Resolves when the page's last answer has ended; its text. */
 async function answered(page: Page): Promise<string | null> {
-  await page.locator(".answer:not([aria-busy])").last().waitFor();
+  await page.locator("#send:enabled").waitFor();
   return page.locator(".answer .text").last().textContent();
 }
 
@@ -132,6 +132,23 @@ const inBrowser = () => {
     expect(await box.isHidden()).toBe(true);
     await page.locator(".answer .token").first().hover();
     expect(await box.locator("caption").textContent()).toContain(first.logprob.toFixed(3));
+    // Far down a long answer too, where the keys scroll.
+    await page.setViewportSize({ width: 390, height: 400 });
+    await page.locator("[name=max_completion_tokens]").fill("30");
+    await askForMuch(page);
+    await answered(page);
+    const text = page.locator(".answer .text").last();
+    await text.focus();
+    await page.keyboard.press("Home");
+    await page.keyboard.press("End");
+    await page.evaluate(
+      () => new Promise((resolve) => requestAnimationFrame(() => requestAnimationFrame(resolve))),
+    );
+    const isLast = await page
+      .locator(".token.current")
+      .last()
+      .evaluate((span) => [...(span.parentElement?.querySelectorAll(".token") ?? [])].at(-1) === span);
+    expect([await box.isVisible(), isLast]).toEqual([true, true]);
     await close();
   });
 

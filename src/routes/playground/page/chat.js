@@ -86,9 +86,10 @@ async function answer(text, { modelName, onRefusedKey, onChange }) {
     else shown.fail(error instanceof Error ? error.message : String(error));
     if (error instanceof Failure && error.status === 401) onRefusedKey();
   }
-  // What was not answered can be asked again; a new chat knows nothing of this one.
-  if (shown.text === "" && question.value === "") question.value = text;
-  else if (messages === before) messages = [...asked, { role: "assistant", content: shown.text }];
+  // A new chat knows nothing of this one; what was not answered can be asked again.
+  if (messages === before && shown.text !== "") {
+    messages = [...asked, { role: "assistant", content: shown.text }];
+  } else if (messages === before && question.value === "") question.value = text;
   setUnderWay(null);
   onChange();
 }

@@ -19,9 +19,15 @@ const trouble = byId("trouble", HTMLElement);
 const steps = new StepView();
 /** @type {AbortController | null} */
 let watching = null;
+let onRefusedKey = () => {};
 
-/** Looks now and whenever the page is seen; again with another key. */
-export function startEngineView() {
+/**
+ * Looks now and whenever the page is seen; again with another key.
+ *
+ * @param {() => void} askForKey
+ */
+export function startEngineView(askForKey) {
+  onRefusedKey = askForKey;
   document.addEventListener("visibilitychange", look);
   look();
 }
@@ -41,7 +47,7 @@ async function watch(signal) {
       if (signal.aborted) return;
       trouble.textContent = error instanceof Error ? error.message : String(error);
       // Without a key there is nothing to see; with one, somebody looks anew.
-      if (error instanceof Failure && error.status === 401) return;
+      if (error instanceof Failure && error.status === 401) return onRefusedKey();
     }
     await new Promise((resolve) => setTimeout(resolve, retryMs));
   }

@@ -23,7 +23,7 @@ async function open() {
     model.textContent = name;
     notice.textContent = "";
     keyForm.hidden = true;
-    startEngineView();
+    startEngineView(askForKey);
   } catch (error) {
     if (error instanceof Failure && error.status === 401) return askForKey();
     notice.textContent = error instanceof Error ? error.message : String(error);

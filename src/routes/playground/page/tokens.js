@@ -88,15 +88,23 @@ export function showTokensOf(root) {
     box.replaceChildren(...tokens.map(toTable));
     place(box, span.getClientRects()[0]);
   };
-  root.addEventListener("pointerover", ({ target }) => show(tokenAt(target)));
+  root.addEventListener("pointerdown", ({ target }) => show(tokenAt(target)));
+  root.addEventListener("pointermove", ({ target, movementX, movementY }) => {
+    // Text that scrolls below a pointer at rest is not pointed at.
+    if (movementX !== 0 || movementY !== 0) show(tokenAt(target));
+  });
   root.addEventListener("pointerleave", () => show(null));
   root.addEventListener("focusout", () => show(null));
-  root.addEventListener("scroll", () => show(null));
+  root.addEventListener("scroll", () => {
+    if (shown) place(box, shown.getClientRects()[0]);
+  });
   root.addEventListener("keydown", (event) => {
     if (!(event.target instanceof Element && event.target.matches(".text"))) return;
     const next = event.key === "Escape" ? null : neighbour(event.target, shown, event.key);
     if (next === undefined) return;
     event.preventDefault();
+    // Escape closes the box before it stops an answer.
+    if (next === null && shown) event.stopPropagation();
     next?.scrollIntoView({ block: "nearest" });
     show(next);
   });
