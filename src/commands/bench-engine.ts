@@ -52,13 +52,14 @@ function report(
   { engine, json, record, adapter }: BenchEngineOptions & { adapter: string },
   { write, clock }: Environment,
 ): void {
-  const { modelDir, dtype, kvDtype } = engine;
+  const { modelDir, dtype, kvDtype, quantization } = engine;
   const line = JSON.stringify({
     date: new Date(clock()).toISOString(),
     adapter,
     model: basename(modelDir),
     dtype,
     kvDtype,
+    quantization,
     ...result,
   });
   if (record) appendFileSync(record, `${line}\n`);

@@ -53,7 +53,7 @@ export class Gpu {
   ) {
     this.device = device;
     this.implementation = implementation;
-    this.adapterName = info.description || `${info.vendor} ${info.architecture}`.trim() || "unnamed adapter";
+    this.adapterName = nameOf(info);
     const { vendor, architecture, device: name, description } = info;
     this.adapterId = [vendor, architecture, name, description].filter(Boolean).join(" | ");
     const traits = traitsOf(device, info, this.adapterName);
@@ -106,10 +106,19 @@ export class Gpu {
   }
 }
 
+const softwareNames = /swiftshader|llvmpipe|lavapipe/i;
+
+/** Of hardware the device and its driver, which Dawn gives as `device` and `description`. */
+function nameOf({ vendor, architecture, device, description }: GPUAdapterInfo): string {
+  if (!description || softwareNames.test(description))
+    return description || `${vendor} ${architecture}`.trim() || "unnamed adapter";
+  return device ? `${device}, ${description}` : description;
+}
+
 function traitsOf(device: GPUDevice, info: GPUAdapterInfo, name: string): Omit<GpuTraits, "deterministic"> {
   const has = (feature: string) => device.features.has(feature);
   return {
-    isCpu: Boolean(info.isFallbackAdapter) || /swiftshader|llvmpipe|lavapipe/i.test(name),
+    isCpu: Boolean(info.isFallbackAdapter) || softwareNames.test(name),
     hasF16: has("shader-f16"),
     hasSubgroups: has("subgroups"),
     hasSubgroupMatrix: hasMatrices(device, info),

@@ -1,0 +1,124 @@
+/**
+ * Writes the README's table of times out of bench/history.ndjson: of each case the newest line of each adapter.
+ *
+ *   bun bench/readme-table.ts          rewrites what stands between the two marks in README.md
+ *   bun bench/readme-table.ts --check  fails if that would change anything (a test does the same)
+ */
+import { readFileSync, writeFileSync } from "node:fs";
+import process from "node:process";
+import { fileURLToPath } from "node:url";
+import { z } from "zod";
+
+const marks = ["<!-- times: begin -->", "<!-- times: end -->"] as const;
+
+/** A line of `prelude bench engine --record`, or of anything else with a value. */
+const valueLine = z.object({
+  date: z.string(),
+  adapter: z.string(),
+  model: z.string(),
+  case: z.string(),
+  value: z.number(),
+  unit: z.string(),
+  dtype: z.string().optional(),
+  kvDtype: z.string().optional(),
+  quantization: z.string().nullable().optional(),
+});
+
+/** A line of `bench/kernels.ts --record`. */
+const kernelLine = z.object({
+  date: z.string(),
+  adapter: z.string(),
+  case: z.string(),
+  microseconds: z.number(),
+  gbPerSecond: z.number(),
+  tflops: z.number(),
+  streamShare: z.number(),
+});
+
+type Row = readonly string[];
+
+/** The table's text for the lines of a history. */
+export function timesTable(history: string): string {
+  const lines = history
+    .trim()
+    .split("\n")
+    .map((line): unknown => JSON.parse(line));
+  const values = newest(
+    lines.flatMap((line) => valueLine.safeParse(line).data ?? []),
+    (line) => [line.adapter, line.model, line.quantization, line.case].join("|"),
+  );
+  const kernels = newest(
+    lines.flatMap((line) => kernelLine.safeParse(line).data ?? []),
+    (line) => `${line.adapter}|${line.case}`,
+  );
+  return [
+    ...table(["adapter", "model", "case", "measured"], values.map(toValueRow)),
+    "",
+    ...table(
+      ["adapter", "kernel", "us", "GB/s", "TFLOP/s", "of streaming bandwidth"],
+      kernels.map(toKernelRow),
+    ),
+  ].join("\n");
+}
+
+function toValueRow({
+  adapter,
+  model,
+  quantization,
+  case: name,
+  value,
+  unit,
+}: z.output<typeof valueLine>): Row {
+  return [
+    adapter,
+    quantization && quantization !== "none" ? `${model}, ${quantization}` : model,
+    name,
+    `${digits(value)} ${unit}`,
+  ];
+}
+
+function toKernelRow(line: z.output<typeof kernelLine>): Row {
+  const { adapter, case: name, microseconds, gbPerSecond, tflops, streamShare } = line;
+  return [
+    adapter,
+    name,
+    digits(microseconds),
+    digits(gbPerSecond),
+    digits(tflops),
+    `${digits(100 * streamShare)} %`,
+  ];
+}
+
+/** The last of the lines of each key, in the order in which keys first came. */
+function newest<T>(lines: readonly T[], keyOf: (line: T) => string): T[] {
+  const found = new Map<string, T>();
+  for (const line of lines) found.set(keyOf(line), line);
+  return [...found.values()];
+}
+
+function table(head: Row, rows: readonly Row[]): string[] {
+  const line = (cells: Row) => `| ${cells.join(" | ")} |`;
+  return [line(head), `|${"---|".repeat(head.length)}`, ...rows.map(line)];
+}
+
+/** Three digits that count; thousands apart. */
+function digits(value: number): string {
+  if (value >= 1000) return Math.round(value).toLocaleString("en-US");
+  return String(Number(value.toPrecision(3)));
+}
+
+/** A README with its table made anew. Throws when the marks are not there. */
+export function withTable(readme: string, history: string): string {
+  const [begin, end] = marks.map((mark) => readme.indexOf(mark));
+  if (begin < 0 || end < begin)
+    throw new Error(`Cannot write the table: expected ${marks.join(" and ")} in README.md`);
+  return `${readme.slice(0, begin + marks[0].length)}\n\n${timesTable(history)}\n\n${readme.slice(end)}`;
+}
+
+if (import.meta.main) {
+  const file = fileURLToPath(new URL("../README.md", import.meta.url));
+  const readme = readFileSync(file, "utf8");
+  const fresh = withTable(readme, readFileSync(new URL("history.ndjson", import.meta.url), "utf8"));
+  if (process.argv.includes("--check")) process.exitCode = fresh === readme ? 0 : 1;
+  else writeFileSync(file, fresh);
+}
