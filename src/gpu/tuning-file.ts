@@ -86,7 +86,8 @@ export async function readTuning(gpu: Gpu, path: string): Promise<FoundTuning> {
   const { shapes, ...found } = parsed.data;
   const wanted = keyOf(gpu);
   for (const name of ["adapter", "runtime", "kernels"] as const) {
-    if (found[name] !== wanted[name]) return ignored(`made for ${name} ${found[name]}, not ${wanted[name]}`);
+    if (found[name] !== wanted[name])
+      return ignored(`made for ${name} ${found[name]}, not ${wanted[name]}; prelude tune makes it anew`);
   }
   return { tuning: shapes, note: `${shapes.length} shapes as tuned by ${file}` };
 }
