@@ -35,58 +35,56 @@ const kernelLine = z.object({
   streamShare: z.number(),
 });
 
+type ValueLine = z.output<typeof valueLine>;
+type KernelLine = z.output<typeof kernelLine>;
 type Row = readonly string[];
 
-/** The table's text for the lines of a history. */
+/** The tables' text for the lines of a history: two for each adapter, of values and of kernels. */
 export function timesTable(history: string): string {
   const lines = history
     .trim()
     .split("\n")
     .map((line): unknown => JSON.parse(line));
-  const values = newest(
-    lines.flatMap((line) => valueLine.safeParse(line).data ?? []),
-    (line) => [line.adapter, line.model, line.quantization, line.case].join("|"),
-  );
-  const kernels = newest(
-    lines.flatMap((line) => kernelLine.safeParse(line).data ?? []),
-    (line) => `${line.adapter}|${line.case}`,
-  );
+  const values = lines.flatMap((line) => valueLine.safeParse(line).data ?? []);
+  const kernels = lines.flatMap((line) => kernelLine.safeParse(line).data ?? []);
+  const adapters = new Set([...values, ...kernels].map(({ adapter }) => adapter));
+  return [...adapters]
+    .map((adapter) => {
+      const isOnIt = (line: { adapter: string }) => line.adapter === adapter;
+      return adapterTables(adapter, values.filter(isOnIt), kernels.filter(isOnIt));
+    })
+    .join("\n\n");
+}
+
+function adapterTables(
+  adapter: string,
+  values: readonly ValueLine[],
+  kernels: readonly KernelLine[],
+): string {
+  const rows = newest(values, (line) => [modelOf(line), line.case].join("|")).map(toValueRow);
+  const kernelRows = newest(kernels, (line) => line.case).map(toKernelRow);
   return [
-    ...table(["adapter", "model", "case", "measured"], values.map(toValueRow)),
-    "",
-    ...table(
-      ["adapter", "kernel", "us", "GB/s", "TFLOP/s", "of streaming bandwidth"],
-      kernels.map(toKernelRow),
-    ),
+    `On ${adapter}:`,
+    ...(rows.length > 0 ? ["", ...table(["model", "case", "measured"], rows)] : []),
+    ...(kernelRows.length > 0
+      ? ["", ...table(["kernel", "us", "GB/s", "TFLOP/s", "of streaming bandwidth"], kernelRows)]
+      : []),
   ].join("\n");
 }
 
-function toValueRow({
-  adapter,
-  model,
-  quantization,
-  case: name,
-  value,
-  unit,
-}: z.output<typeof valueLine>): Row {
-  return [
-    adapter,
-    quantization && quantization !== "none" ? `${model}, ${quantization}` : model,
-    name,
-    `${digits(value)} ${unit}`,
-  ];
+function modelOf({ model, quantization }: ValueLine): string {
+  return quantization && quantization !== "none" ? `${model}, ${quantization}` : model;
 }
 
-function toKernelRow(line: z.output<typeof kernelLine>): Row {
-  const { adapter, case: name, microseconds, gbPerSecond, tflops, streamShare } = line;
-  return [
-    adapter,
-    name,
-    digits(microseconds),
-    digits(gbPerSecond),
-    digits(tflops),
-    `${digits(100 * streamShare)} %`,
-  ];
+function toValueRow(line: ValueLine): Row {
+  return [modelOf(line), line.case, `${digits(line.value)} ${line.unit}`];
+}
+
+/** What nobody counted (attention's work is known on the device alone) stays empty. */
+function toKernelRow({ case: name, microseconds, gbPerSecond, tflops, streamShare }: KernelLine): Row {
+  const isCounted = tflops > 0;
+  const counted = [digits(gbPerSecond), digits(tflops), `${digits(100 * streamShare)} %`];
+  return [name, digits(microseconds), ...counted.map((cell) => (isCounted ? cell : ""))];
 }
 
 /** The last of the lines of each key, in the order in which keys first came. */

@@ -15,15 +15,22 @@ test("a case has one row an adapter, the newest", () => {
     { ...kernel, microseconds: 9.87654, streamShare: 0.5 },
   ];
   expect(timesTable(lines.map((line) => JSON.stringify(line)).join("\n")).split("\n")).toEqual([
-    "| adapter | model | case | measured |",
-    "|---|---|---|---|",
-    "| A | m | decode | 1,235 tok/s |",
-    "| B | m | decode | 2 tok/s |",
-    "| A | m, int4 | decode | 3.46 tok/s |",
+    "On A:",
     "",
-    "| adapter | kernel | us | GB/s | TFLOP/s | of streaming bandwidth |",
-    "|---|---|---|---|---|---|",
-    "| A | gemm | 9.88 | 12.3 | 0.5 | 50 % |",
+    "| model | case | measured |",
+    "|---|---|---|",
+    "| m | decode | 1,235 tok/s |",
+    "| m, int4 | decode | 3.46 tok/s |",
+    "",
+    "| kernel | us | GB/s | TFLOP/s | of streaming bandwidth |",
+    "|---|---|---|---|---|",
+    "| gemm | 9.88 | 12.3 | 0.5 | 50 % |",
+    "",
+    "On B:",
+    "",
+    "| model | case | measured |",
+    "|---|---|---|",
+    "| m | decode | 2 tok/s |",
   ]);
 });
 
