@@ -66,12 +66,14 @@ export class Runner {
   readonly #copier: BlockCopier;
   readonly #main: Batch;
   readonly #layered: Batch;
+  readonly #layeredTokens: number;
   readonly #kv: readonly Tensor[];
   readonly #policy: KvPolicy;
 
   constructor(options: RunnerOptions) {
     const { gpu, model, limits, layeredTokens, policy } = options;
     this.limits = limits;
+    this.#layeredTokens = layeredTokens;
     this.passCount = model.passes.length;
     this.#gpu = gpu;
     this.#policy = policy;
@@ -159,7 +161,7 @@ export class Runner {
     return this.#recorder.take();
   }
 
-  /** Compiles every pipeline that steps of these token counts need. */
+  /** Compiles every pipeline that steps of these token counts need, and allocates the scratch of both batches. */
   async compile(
     tokenCounts: readonly number[],
     onProgress?: (done: number, all: number) => void,
@@ -167,6 +169,11 @@ export class Runner {
     const dispatches: Dispatch[] = [];
     for (const count of tokenCounts) {
       this.#main.recordShape(count);
+      dispatches.push(...this.#recorder.take());
+    }
+    // A layered prefill has scratch of its own: better allocated now than in the middle of other answers.
+    if (this.#layeredTokens > 1) {
+      this.#layered.recordShape(this.#layeredTokens);
       dispatches.push(...this.#recorder.take());
     }
     await this.#gpu.pipelines.compile(dispatches, onProgress);
