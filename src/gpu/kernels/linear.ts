@@ -4,8 +4,6 @@ import { flatten, type Tensor } from "../tensor.ts";
 import { chosen, tokensClass, tunable, type TuningShape, type Variants } from "../tuning.ts";
 import { scalesOf, weightBytes, weightConstants } from "./weights.ts";
 
-export { quantizationGroups } from "./weights.ts";
-
 export const linearSpec: KernelSpec = {
   name: "linear",
   files: ["linear-cpu", "linear-matvec", "linear-matvec-subgroup", "linear-matmul"],
