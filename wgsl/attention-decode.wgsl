@@ -8,7 +8,7 @@
 // then [maximum, sum of weights, splits taken, 0]: combine-linear adds them up. Otherwise there is one split, which
 // finishes the result and applies the gate. Bound by latency for one query, by the cache's bandwidth for many.
 enable subgroups;
-override FORMAT: u32 = 0;  // of kv; 0: f32, 1: bf16, 2: f16
+override FORMAT: u32 = 0;  // of kv; 0: f32, 1: bf16, 2: f16, 3: i8
 override Q_FORMAT: u32 = 0; // 0 f32, 2 f16
 override Y_FORMAT: u32 = 0; // of a finished result, likewise; f16 is clamped to its range
 override PARTIAL: u32 = 0; // 1: y is [token, head, split, head_dim + 4]
@@ -36,11 +36,12 @@ struct Params { scale: f32, soft_cap: f32 }
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> q: array<vec4u>;           // [tokens, q_row]
 @group(0) @binding(2) var<storage, read> kv: array<vec4u>;          // [blocks, 2, block_size, kv_channels]
-@group(0) @binding(3) var<storage, read> tokens_meta: array<vec4u>; // [tokens, 4]
-@group(0) @binding(4) var<storage, read> sequences: array<vec4u>;   // [sequences, 4]
-@group(0) @binding(5) var<storage, read> block_tables: array<u32>;  // [sequences, blocks_per_sequence]
-@group(0) @binding(6) var<storage, read> gate: array<vec4u>;        // [tokens, gate_row]
-@group(0) @binding(7) var<storage, read_write> y: array<vec4u>;     // [tokens, y_row]
+@group(0) @binding(3) var<storage, read> kv_scales: array<f32>;     // [scales]
+@group(0) @binding(4) var<storage, read> tokens_meta: array<vec4u>; // [tokens, 4]
+@group(0) @binding(5) var<storage, read> sequences: array<vec4u>;   // [sequences, 4]
+@group(0) @binding(6) var<storage, read> block_tables: array<u32>;  // [sequences, blocks_per_sequence]
+@group(0) @binding(7) var<storage, read> gate: array<vec4u>;        // [tokens, gate_row]
+@group(0) @binding(8) var<storage, read_write> y: array<vec4u>;     // [tokens, y_row]
 
 const TEAMS: u32 = LANES / KEY_LANES;
 const SHARE: u32 = (HEAD_EIGHTHS + KEY_LANES - 1) / KEY_LANES; // eighths of a lane
@@ -52,16 +53,40 @@ var<workgroup> values: array<vec4f, SUBGROUPS * SLICE>; // of one head: [subgrou
 /// Eight consecutive elements.
 struct Eight { a: vec4f, b: vec4f }
 
-/// The same as stored; 16-bit elements leave b empty.
+/// The same as stored; 16-bit elements leave b empty, 8-bit ones half of a too.
 struct Words { a: vec4u, b: vec4u }
 
 fn load(i: u32) -> Words {
   if (FORMAT == 0) { return Words(kv[2 * i], kv[2 * i + 1]); }
+  if (FORMAT == 3) {
+    let at = 2 * (i % 2);
+    return Words(vec4u(kv[i / 2][at], kv[i / 2][at + 1], 0, 0), vec4u());
+  }
   return Words(kv[i], vec4u());
+}
+
+/// Eight integers. Under the exponent of 2^23 or, in the second byte, of 2^15, an integer is added to that power exactly.
+fn integers(words: vec2u) -> Eight {
+  let bytes = words ^ vec2u(0x80808080);
+  let halves = vec4u(bytes.x, bytes.x >> 16, bytes.y, bytes.y >> 16);
+  let mask = vec4u(0xff, 0xff00, 0xff, 0xff00);
+  let exponent = vec4u(0x4b000000, 0x47000000, 0x4b000000, 0x47000000);
+  let zero = vec4f(0x800080, 0x8080, 0x800080, 0x8080);
+  return Eight(
+    bitcast<vec4f>((halves.xxyy & mask) | exponent) - zero,
+    bitcast<vec4f>((halves.zzww & mask) | exponent) - zero,
+  );
+}
+
+/// What the elements of the row that begins at an eighth are to be multiplied with.
+fn scale_of(row: u32) -> f32 {
+  if (FORMAT != 3) { return 1.0; }
+  return kv_scales[row / HEAD_EIGHTHS];
 }
 
 fn widened(words: Words) -> Eight {
   if (FORMAT == 0) { return Eight(bitcast<vec4f>(words.a), bitcast<vec4f>(words.b)); }
+  if (FORMAT == 3) { return integers(words.a.xy); }
   if (FORMAT == 1) {
     let even = bitcast<vec4f>(words.a << vec4u(16));
     let odd = bitcast<vec4f>(words.a & vec4u(0xffff0000));
@@ -194,6 +219,7 @@ fn main(
   for (var base = begin; base < end; base += TEAMS * KEYS) {
     var k: array<Words, KEYS * SHARE>;
     var v: array<Words, KEYS * SHARE>;
+    var scales: array<vec2f, KEYS>; // of a key and its value
     for (var u = 0u; u < KEYS; u++) {
       let row = row_of(min(base + u * TEAMS + team, end - 1), table, kv_head);
       for (var e = 0u; e < SHARE; e++) {
@@ -201,6 +227,7 @@ fn main(
         k[u * SHARE + e] = load(eighth);
         v[u * SHARE + e] = load(eighth + to_values);
       }
+      scales[u] = vec2f(scale_of(row), scale_of(row + to_values));
     }
     for (var h = 0u; h < GROUP_HEADS; h++) {
       var scores: array<f32, KEYS>;
@@ -211,7 +238,7 @@ fn main(
           let key = widened(k[u * SHARE + e]);
           product += query[h * SHARE + e].a * key.a + query[h * SHARE + e].b * key.b;
         }
-        let score = capped(team_sum(dot(product, vec4f(1.0))));
+        let score = capped(team_sum(dot(product, vec4f(1.0))) * scales[u].x);
         scores[u] = select(LOWEST, score, base + u * TEAMS + team < end);
         most_now = max(most_now, scores[u]);
       }
@@ -227,8 +254,8 @@ fn main(
         weight[h] += p;
         for (var e = 0u; e < SHARE; e++) {
           let value = widened(v[u * SHARE + e]);
-          sums[h * SHARE + e].a += p * value.a;
-          sums[h * SHARE + e].b += p * value.b;
+          sums[h * SHARE + e].a += p * scales[u].y * value.a;
+          sums[h * SHARE + e].b += p * scales[u].y * value.b;
         }
       }
     }

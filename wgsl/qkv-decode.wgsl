@@ -4,11 +4,12 @@
 // For up to 8 tokens on a GPU with subgroups of any size; the product as in fused-linear. A team has four rows: of the
 // channels that turn (rotate-half, i and i + rotary_dim / 2 by one angle) two neighbours and their partners, of others
 // four neighbours. So one lane finishes whole words of the cache. Reads each weight once: bound by memory. head_dim and
-// rotary_dim are multiples of 4. A slot outside the cache is not written; f16 is clamped to its range.
+// rotary_dim are multiples of 4. A slot outside the cache is not written; f16 is clamped to its range. An i8 cache's scales
+// need whole heads, which no team has: kv-write-int8 stores what this leaves in y.
 enable subgroups;
 override FORMAT: u32 = 0;    // of weight: 0 f32, 1 bf16, 2 f16, 3 i8, 4 i4
 override GROUP_EIGHTHS: u32 = 4; // of i8 and i4: consecutive inputs that share a scale (an f16), in eights
-override KV_FORMAT: u32 = 0; // of kv, likewise
+override KV_FORMAT: u32 = 0; // of kv, likewise; of i8 nothing is stored: y has keys and values too, behind the queries
 override NORM: u32 = 0;      // of x: 0 none, 1 RMS, 2 RMS times w, 3 RMS times 1 + w
 override BIAS: u32 = 0;      // 1: adds bias
 override INPUTS: u32 = 8;
@@ -237,8 +238,9 @@ fn main(
     first = value.xy * cosine - value.zw * sine;
     second = value.zw * cosine + value.xy * sine;
   }
-  if (out.head < Y_HEADS) {
-    let at = (out_t * Y_HEADS + out.head) * HEAD_DIM;
+  let y_heads = select(Y_HEADS, Y_HEADS + 2 * KV_HEADS, KV_FORMAT == 3);
+  if (out.head < y_heads) {
+    let at = (out_t * y_heads + out.head) * HEAD_DIM;
     y[(at + out.channels.x) / 2] = first;
     y[(at + out.channels.y) / 2] = second;
   } else if (info.y < params.blocks * BLOCK_SIZE) {

@@ -46,6 +46,8 @@ const geometries: Record<string, Partial<Geometry>> = {
   "grouped heads 6/1, head_dim 8, blocks of 1": { heads: 6, kvHeads: 1, headDim: 8, blockSize: 1 },
   "head_dim 24, bf16": { headDim: 24, dtype: "bf16" },
   "head_dim 64, f16, blocks of 16": { headDim: 64, blockSize: 16, dtype: "f16", scale: 0.125 },
+  "grouped heads 4/2 of 24, i8": { heads: 4, headDim: 24, dtype: "i8" },
+  "head_dim 64, i8, blocks of 16": { headDim: 64, blockSize: 16, dtype: "i8", scale: 0.125 },
   "soft cap": { softCap: 2 },
   "window 3": { window: 3 },
   "scores that would overflow": { scale: 60 },

@@ -11,7 +11,7 @@ const elementTypes: Record<string, string[]> = {
   u32: ["u32", "vec4<u32>", "vec4u"],
   packed: ["vec4<u32>", "vec2<u32>", "u32", "vec4u", "vec2u"],
   weights: ["vec4u", "u32"],
-  cache: ["vec4<u32>"],
+  cache: ["vec4<u32>", "vec4u", "u32"],
   i8: ["u32"],
 };
 

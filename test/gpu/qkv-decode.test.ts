@@ -99,17 +99,22 @@ function row(shape: Case, values: Values, t: number): Float64Array {
   return result;
 }
 
+/** Columns of y: an i8 cache's keys and values stay there. */
+function yWidth({ heads, kvHeads, headDim, kvDtype, gated }: Case): number {
+  return ((gated ? 2 : 1) * heads + (kvDtype === "i8" ? 2 * kvHeads : 0)) * headDim;
+}
+
 function reference(shape: Case, values: Values) {
-  const { tokens, heads, kvHeads, headDim, gated } = shape;
-  const width = (gated ? 2 : 1) * heads * headDim;
+  const { tokens, kvHeads, headDim } = shape;
   const channels = kvHeads * headDim;
+  const width = yWidth(shape);
   const y = new Float64Array(tokens * width);
   const kv = new Float64Array(blocks * 2 * blockSize * channels).fill(7);
   for (let t = 0; t < tokens; t++) {
     const products = row(shape, values, t);
     y.set(products.subarray(0, width), t * width);
     const slot = metaOf(t)[1];
-    if (slot >= blocks * blockSize) continue;
+    if (slot >= blocks * blockSize || shape.kvDtype === "i8") continue;
     for (const part of [0, 1]) {
       const place = (Math.floor(slot / blockSize) * 2 + part) * blockSize + (slot % blockSize);
       kv.set(products.subarray(width + part * channels, width + (part + 1) * channels), place * channels);
@@ -131,7 +136,7 @@ async function check(shape: Case): Promise<void> {
     bias: shape.bias ? upload(gpu, "bias", [values.rows], values.bias) : undefined,
     cosSin: rotaryDim ? upload(gpu, "cos-sin", [positions, rotaryDim], tableOf(shape, values)) : undefined,
     tokensMeta: upload(gpu, "tokens-meta", [tokens, 4], meta, "u32"),
-    y: output(gpu, "y", [tokens, (gated ? 2 : 1) * heads * headDim]),
+    y: output(gpu, "y", [tokens, yWidth(shape)]),
     kv: output(gpu, "kv", [blocks, 2, blockSize, kvHeads * headDim], cache, kvDtype),
     heads,
     kvHeads,
@@ -167,6 +172,7 @@ const cases: Record<string, Partial<Case>> = {
   },
   "partial rotary, f32 cache": { tokens: 3, headDim: 20, rotaryDim: 8, norm: true, bias: true },
   "4 bits": { dtype: "i4", kvDtype: "f16", norm: true },
+  "i8 cache, to be stored by another": { tokens: 2, gated: true, kvDtype: "i8", heads: 4 },
   "no rotary": { tokens: 2, rotaryDim: 0, kvDtype: "f16", inputs: 264 },
 };
 

@@ -1,17 +1,19 @@
 /**
- * Attention of few tokens on a GPU in three kernels: norm, projection, rotation and KV write; attention split over its
- * keys; combination of the shares, gate, output projection and residual.
+ * Attention of few tokens on a GPU in three kernels: norm, projection, rotation and KV write (for an i8 cache, a fourth);
+ * attention split over its keys; combination of the shares, gate, output projection and residual.
  */
 import { attentionDecode, chooseSplits, sharesRow } from "../../gpu/kernels/attention-decode.ts";
 import { combineFits, combineLinear } from "../../gpu/kernels/combine-linear.ts";
+import { kvWrite } from "../../gpu/kernels/kv-write.ts";
 import { qkvDecode } from "../../gpu/kernels/qkv-decode.ts";
+import type { Tensor } from "../../gpu/tensor.ts";
 import type { AttentionOptions } from "./attention.ts";
 import type { BranchIo } from "./block.ts";
 import type { ForwardContext, MetadataKind } from "./context.ts";
 import { isFused } from "./fusion.ts";
 
 /** Formats of keys and values that these kernels read and write. */
-const kvFormats = ["f32", "f16", "bf16"];
+const kvFormats = ["f32", "f16", "bf16", "i8"];
 
 /** Whether a layer can be run so in this step; norms of single heads are not fused. */
 export function fusesAttention(context: ForwardContext, options: AttentionOptions): boolean {
@@ -32,25 +34,11 @@ export function forwardFused(
   io: BranchIo & { kind: MetadataKind },
 ): void {
   const { workspace, tokens, recorder, traits, step, kv } = context;
-  const { heads, kvHeads, headDim, gated, slot, scale, projection, output } = options;
+  const { heads, kvHeads, headDim, gated, slot, scale, output } = options;
   const { tokensMeta, blockTables } = step.groups[context.layerGroups[slot]];
   const shape = { heads, kvHeads, headDim };
   const channels = heads * headDim;
-  const projected = workspace.tensor("gate-query", tokens, (gated ? 2 : 1) * channels);
-  recorder.add(
-    qkvDecode(traits, {
-      ...shape,
-      x: io.x,
-      norm: io.norm.fused,
-      weight: projection.weight,
-      bias: projection.bias,
-      cosSin: options.rotary,
-      tokensMeta,
-      y: projected,
-      kv: kv[slot],
-      gated,
-    }),
-  );
+  const projected = projectForDecode(context, options, io);
   const splits = combineFits(tokens, channels)
     ? chooseSplits({ ...shape, tokens, keys: context.keysBound })
     : 1;
@@ -91,4 +79,37 @@ export function forwardFused(
       accumulate: io.accumulate,
     }),
   );
+}
+
+/** Gates (if gated), queries and, where the cache is of i8, keys and values of each row; the latter are in the cache. */
+function projectForDecode(context: ForwardContext, options: AttentionOptions, io: BranchIo): Tensor {
+  const { workspace, tokens, recorder, traits, step, kv } = context;
+  const { heads, kvHeads, headDim, gated, slot, projection } = options;
+  const { tokensMeta } = step.groups[context.layerGroups[slot]];
+  const cache = kv[slot];
+  const keys = (gated ? 2 : 1) * heads * headDim;
+  const isInt8 = cache.dtype === "i8";
+  const projected = workspace.tensor("gate-query", tokens, isInt8 ? projection.outputs : keys);
+  recorder.add(
+    qkvDecode(traits, {
+      heads,
+      kvHeads,
+      headDim,
+      x: io.x,
+      norm: io.norm.fused,
+      weight: projection.weight,
+      bias: projection.bias,
+      cosSin: options.rotary,
+      tokensMeta,
+      y: projected,
+      kv: cache,
+      gated,
+    }),
+  );
+  if (isInt8) {
+    const values = keys + kvHeads * headDim;
+    const columns = { k: projected, kOffset: keys, v: projected, vOffset: values };
+    recorder.add(kvWrite(traits, { ...columns, tokensMeta, kv: cache }));
+  }
+  return projected;
 }

@@ -2,7 +2,7 @@ import type { GpuTraits } from "../gpu.ts";
 import { type Dispatch, formatCode, type KernelSpec, matchTensors, tensor } from "../kernel.ts";
 import type { Tensor } from "../tensor.ts";
 import { chosen, tokensClass, tunable, type Variants } from "../tuning.ts";
-import type { AttentionOptions } from "./attention.ts";
+import { type AttentionOptions, cacheScales, checkCacheScales } from "./attention.ts";
 import { checkMultiple } from "./token-grid.ts";
 
 export const attentionDecodeSpec: KernelSpec = {
@@ -11,7 +11,8 @@ export const attentionDecodeSpec: KernelSpec = {
   params: { scale: "f32", soft_cap: "f32" },
   tensors: {
     q: tensor("read", "packed", "tokens q_row"),
-    kv: tensor("read", "packed", "blocks 2 block_size kv_channels"),
+    kv: tensor("read", "cache", "blocks 2 block_size kv_channels"),
+    kv_scales: tensor("read", "f32", "scales"),
     tokens_meta: tensor("read", "u32", "tokens 4"),
     sequences: tensor("read", "u32", "sequences 4"),
     block_tables: tensor("read", "u32", "sequences blocks_per_sequence"),
@@ -86,6 +87,7 @@ export function attentionDecode(
   const tensors = {
     q,
     kv,
+    kv_scales: cacheScales(kv, q),
     tokens_meta: tokensMeta,
     sequences,
     block_tables: blockTables,
@@ -223,6 +225,7 @@ function check(options: AttentionDecodeOptions, sizes: Readonly<Record<string, n
   expect("at least one split", splits >= 1, splits);
   const channels = kvHeads * headDim;
   expect(`kv_channels = ${channels}`, sizes.kv_channels === channels, sizes.kv_channels);
+  checkCacheScales("attention-decode", options, sizes);
   const row = splits > 1 ? sharesRow(heads, splits, headDim) : heads * headDim;
   expect(`y_row = ${row}`, sizes.y_row === row, sizes.y_row);
   const end = qOffset + heads * headDim;

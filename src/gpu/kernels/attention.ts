@@ -1,6 +1,6 @@
 import type { GpuTraits } from "../gpu.ts";
 import { type Dispatch, formatCode, groups, type KernelSpec, matchTensors, tensor } from "../kernel.ts";
-import { flatten, type Tensor } from "../tensor.ts";
+import { elementCount, flatten, type Tensor } from "../tensor.ts";
 import { checkMultiple } from "./token-grid.ts";
 
 export const attentionSpec: KernelSpec = {
@@ -62,9 +62,8 @@ export interface AttentionOptions {
 export function attention(traits: GpuTraits, options: AttentionOptions): Dispatch {
   const { q, kv, tokensMeta, sequences, blockTables, y } = options;
   const { heads, kvHeads, headDim, scale, qOffset = 0, window = 0, softCap = 0 } = options;
-  const kvScales = flatten(kv.scales ?? q);
   const meta = { tokens_meta: tokensMeta, sequences, block_tables: blockTables };
-  const tensors = { q, kv, kv_scales: kvScales, ...meta, y };
+  const tensors = { q, kv, kv_scales: cacheScales(kv, q), ...meta, y };
   const sizes = matchTensors(attentionSpec, tensors);
   check(options, sizes);
   const { tokens } = sizes;
@@ -107,7 +106,7 @@ function variant(
 }
 
 function check(options: AttentionOptions, sizes: Readonly<Record<string, number>>): void {
-  const { heads, kvHeads, headDim, kv, qOffset = 0 } = options;
+  const { heads, kvHeads, headDim, qOffset = 0 } = options;
   checkMultiple("attention", "heads", heads, kvHeads);
   checkMultiple("attention", "headDim", headDim, 8);
   checkMultiple("attention", "the row length of q", sizes.q_row, 4);
@@ -121,12 +120,26 @@ function check(options: AttentionOptions, sizes: Readonly<Record<string, number>
     sizes.kv_channels === kvHeads * headDim,
     sizes.kv_channels,
   );
-  if (kv.dtype === "i8") {
-    const wanted = sizes.blocks * 2 * sizes.block_size * kvHeads;
-    const found = kv.scales ? sizes.scales : 0;
-    expect(`${wanted} scales of kv`, found === wanted, found);
-  }
+  checkCacheScales("attention", options, sizes);
   expect(`y_row = heads * headDim = ${heads * headDim}`, sizes.y_row === heads * headDim, sizes.y_row);
   const end = qOffset + heads * headDim;
   expect(`q to have at least ${end} columns`, end <= sizes.q_row, sizes.q_row);
+}
+
+/** The scales of an i8 cache as they are bound; of another cache `unread`, which then is not read. */
+export function cacheScales({ scales }: Tensor, unread: Tensor): Tensor {
+  return scales ? flatten(scales) : { ...flatten(unread), dtype: "f32" };
+}
+
+/** Throws TypeError unless an i8 cache has a scale for the key and the value of each head of a token. */
+export function checkCacheScales(
+  kernel: string,
+  { kv, kvHeads }: Pick<AttentionOptions, "kv" | "kvHeads">,
+  { blocks, block_size }: Readonly<Record<string, number>>,
+): void {
+  if (kv.dtype !== "i8") return;
+  const wanted = blocks * 2 * block_size * kvHeads;
+  const found = kv.scales ? elementCount(kv.scales.shape) : 0;
+  if (found !== wanted)
+    throw new TypeError(`Cannot run ${kernel}: expected ${wanted} scales of kv, got ${found}`);
 }

@@ -20,7 +20,7 @@ export const qkvDecodeSpec: KernelSpec = {
     cos_sin: tensor("read", "f32", "positions rotary_dim"),
     tokens_meta: tensor("read", "u32", "tokens 4"),
     y: tensor("read_write", "f32", "tokens y_row"),
-    kv: tensor("read_write", "packed", "blocks 2 block_size kv_channels"),
+    kv: tensor("read_write", "cache", "blocks 2 block_size kv_channels"),
   },
 };
 
@@ -36,9 +36,9 @@ export interface QkvDecodeOptions {
   cosSin?: Tensor;
   /** [tokens, 4]: position and slot of each token. */
   tokensMeta: Tensor;
-  /** f32 [tokens, (gated ? 2 : 1) * heads * headDim]: gates (if gated), then queries. */
+  /** f32 [tokens, (gated ? 2 : 1) * heads * headDim]: gates (if gated), then queries; then, for an i8 cache, keys and values. */
   y: Tensor;
-  /** The cache of one layer pass: index 0 of the second dimension holds keys, 1 values. */
+  /** The cache of one layer pass: index 0 of the second dimension holds keys, 1 values. One of i8 is left to `kvWrite`. */
   kv: Tensor;
   heads: number;
   kvHeads: number;
@@ -111,7 +111,7 @@ function replacements(traits: GpuTraits, teams: Teams, tokens: number): Record<s
 }
 
 function check(options: QkvDecodeOptions, sizes: Readonly<Record<string, number>>): void {
-  const { heads, kvHeads, headDim, gated, norm, bias } = options;
+  const { heads, kvHeads, headDim, kv, gated, norm, bias } = options;
   const { tokens, inputs, rows, rotary_dim } = sizes;
   checkMultiple("qkv-decode", "inputs", inputs, 8);
   checkMultiple("qkv-decode", "headDim", headDim, 4);
@@ -129,7 +129,7 @@ function check(options: QkvDecodeOptions, sizes: Readonly<Record<string, number>
   }
   const yHeads = gated ? 2 * heads : heads;
   expect("rows of the weight", (yHeads + 2 * kvHeads) * headDim, rows);
-  expect("y_row", yHeads * headDim, sizes.y_row);
+  expect("y_row", (yHeads + (kv.dtype === "i8" ? 2 * kvHeads : 0)) * headDim, sizes.y_row);
   expect("kv_channels", kvHeads * headDim, sizes.kv_channels);
   if (norm?.weight) expect("norms", inputs, sizes.norms);
   if (bias) expect("biases", rows, sizes.biases);
