@@ -10,6 +10,7 @@ import type { Dispatch } from "../gpu/kernel.ts";
 import type { Program, Recorder } from "../gpu/recorder.ts";
 import { rows, rowsFrom, type Tensor } from "../gpu/tensor.ts";
 import type { ForwardContext, StepTensors } from "./layers/context.ts";
+import { ResidualStream } from "./layers/residual-stream.ts";
 import { Workspace } from "./layers/workspace.ts";
 import type { DecoderModel } from "./models/model.ts";
 import { RowEditor, type RowEdits } from "./row-edits.ts";
@@ -148,13 +149,15 @@ export class Batch {
     sink: Sink,
   ): Recording {
     const { model, gpu, kv, layerGroups } = this.#options;
+    const [tokens] = step.tokenIds.shape;
     const context: ForwardContext = {
       traits: gpu.traits,
       recorder: sink,
+      stream: new ResidualStream(this.#workspace.tensor("stream", tokens, model.config.hiddenSize)),
       workspace: this.#workspace,
       rowSpace: this.#rowSpace,
       step,
-      tokens: step.tokenIds.shape[0],
+      tokens,
       keysBound,
       rows: step.logitRows.shape[0],
       kv,
@@ -165,6 +168,8 @@ export class Batch {
       pass(context);
       if ((index + 1) % passesPerFlush === 0) sink.flush?.();
     });
+    // The next pass may be another step's.
+    context.stream.whole(context);
     const isWhole = to === model.passes.length;
     const stateSums = isWhole && step.pools.shape[0] > 0 ? this.#poolStates(context) : null;
     return { logits: isWhole && context.rows > 0 ? model.head(context) : null, stateSums };

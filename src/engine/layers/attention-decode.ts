@@ -11,6 +11,8 @@ import type { AttentionOptions } from "./attention.ts";
 import type { BranchIo } from "./block.ts";
 import type { ForwardContext, MetadataKind } from "./context.ts";
 import { isFused } from "./fusion.ts";
+import { tensorOf } from "./linear.ts";
+import { ResidualStream } from "./residual-stream.ts";
 
 /** Formats of keys and values that these kernels read and write. */
 const kvFormats = ["f32", "f16", "bf16", "i8"];
@@ -62,7 +64,7 @@ export function forwardFused(
     }),
   );
   if (splits === 1) {
-    output.forward(context, { x: attended, y: io.y, accumulate: io.accumulate });
+    output.forward(context, { x: attended, y: io.y });
     return;
   }
   const { weight, bias } = output;
@@ -75,8 +77,8 @@ export function forwardFused(
       weight,
       bias,
       gate,
-      y: io.y,
-      accumulate: io.accumulate,
+      y: tensorOf(context, io.y),
+      accumulate: io.y instanceof ResidualStream,
     }),
   );
 }
@@ -95,7 +97,7 @@ function projectForDecode(context: ForwardContext, options: AttentionOptions, io
       heads,
       kvHeads,
       headDim,
-      x: io.x,
+      x: io.x.whole(context),
       norm: io.norm.fused,
       weight: projection.weight,
       bias: projection.bias,

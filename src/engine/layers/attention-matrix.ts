@@ -76,7 +76,7 @@ export function forwardOnMatrixUnits(
       ? attentionDecode(traits, { ...inputs, gate, splits: 1 })
       : attentionPrefill({ ...inputs, gate, tiles }),
   );
-  output.forward(context, { x: attended, y: io.y, accumulate: io.accumulate });
+  output.forward(context, { x: attended, y: io.y });
 }
 
 function headNorm({ queryNorm, keyNorm }: AttentionOptions): HeadNorm | undefined {

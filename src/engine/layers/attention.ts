@@ -85,7 +85,6 @@ export class Attention {
     return { kind: "full-attention", nonCausal: false, ...common };
   }
 
-  /** y = output(attention(norm(x))), or y += ... with `accumulate`. */
   forward(context: ForwardContext, io: BranchIo): void {
     if (fusesAttention(context, this.options)) {
       forwardFused(context, this.options, { ...io, kind: this.metadataBuilder.kind });
@@ -120,7 +119,7 @@ export class Attention {
       }),
     );
     if (gated) recorder.add(sigmoidGate(traits, { y: attended, gate: projected, gateOffset: 0 }));
-    output.forward(context, { x: attended, y: io.y, accumulate: io.accumulate });
+    output.forward(context, { x: attended, y: io.y });
   }
 
   /** Norms and rotates queries and keys, stores keys and values; returns where the queries are. */

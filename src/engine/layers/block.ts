@@ -4,6 +4,7 @@ import type { Attention } from "./attention.ts";
 import type { ForwardContext } from "./context.ts";
 import type { GatedMlp } from "./mlp.ts";
 import type { RmsNorm } from "./norm.ts";
+import type { ResidualStream } from "./residual-stream.ts";
 
 export interface DecoderBlockOptions {
   attention: Attention;
@@ -15,15 +16,12 @@ export interface DecoderBlockOptions {
   afterMlpNorm?: RmsNorm;
 }
 
-/** What a branch works on; x and y may be the same memory if it accumulates. */
+/** What a branch works on: y = branch(norm(x)), or y += where y is the stream itself. */
 export interface BranchIo {
-  /** f32 [tokens, hidden] */
-  x: Tensor;
-  /** Of x, before anything else. */
+  x: ResidualStream;
   norm: RmsNorm;
   /** f32 [tokens, hidden] */
-  y: Tensor;
-  accumulate: boolean;
+  y: Tensor | ResidualStream;
 }
 
 interface Branch {
@@ -39,25 +37,24 @@ export class DecoderBlock {
     this.#options = options;
   }
 
-  /** Runs in place on the residual stream x, f32 [tokens, hidden]. */
-  forward(context: ForwardContext, x: Tensor): void {
+  /** Runs on the context's residual stream. */
+  forward(context: ForwardContext): void {
     const { attention, mlp, attentionNorm, mlpNorm, afterAttentionNorm, afterMlpNorm } = this.#options;
-    addBranch(context, x, { before: attentionNorm, branch: attention, after: afterAttentionNorm });
-    addBranch(context, x, { before: mlpNorm, branch: mlp, after: afterMlpNorm });
+    addBranch(context, { before: attentionNorm, branch: attention, after: afterAttentionNorm });
+    addBranch(context, { before: mlpNorm, branch: mlp, after: afterMlpNorm });
   }
 }
 
 function addBranch(
   context: ForwardContext,
-  x: Tensor,
   { before, branch, after }: { before: RmsNorm; branch: Branch; after: RmsNorm | undefined },
 ): void {
-  const { workspace, tokens } = context;
+  const { workspace, tokens, stream } = context;
   if (!after) {
-    branch.forward(context, { x, norm: before, y: x, accumulate: true });
+    branch.forward(context, { x: stream, norm: before, y: stream });
     return;
   }
-  const result = workspace.tensor("branch", tokens, x.shape[1]);
-  branch.forward(context, { x, norm: before, y: result, accumulate: false });
-  after.forward(context, { x: result, y: x, accumulate: true });
+  const result = workspace.tensor("branch", tokens, stream.shape[1]);
+  branch.forward(context, { x: stream, norm: before, y: result });
+  after.forward(context, { x: result, y: stream.whole(context), accumulate: true });
 }

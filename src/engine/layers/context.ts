@@ -5,6 +5,7 @@
 import type { GpuTraits } from "../../gpu/gpu.ts";
 import type { Dispatch } from "../../gpu/kernel.ts";
 import type { Tensor } from "../../gpu/tensor.ts";
+import type { ResidualStream } from "./residual-stream.ts";
 import type { Workspace } from "./workspace.ts";
 
 /** Tensors of one step, narrowed to its token, sequence and logits-row counts. */
@@ -41,6 +42,7 @@ export type MetadataKind = "causal" | "prefix";
 export interface ForwardContext {
   readonly traits: GpuTraits;
   readonly recorder: { add(dispatch: Dispatch): void };
+  readonly stream: ResidualStream;
   /** Scratch with a row for each token of the step. */
   readonly workspace: Workspace;
   /** Scratch with a row for each logits row. */

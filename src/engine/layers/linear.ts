@@ -8,19 +8,21 @@ import type { Tensor } from "../../gpu/tensor.ts";
 import type { ForwardContext } from "./context.ts";
 import { isFused, usesMatrixUnits } from "./fusion.ts";
 import type { RmsNorm } from "./norm.ts";
+import { ResidualStream } from "./residual-stream.ts";
 import type { Workspace } from "./workspace.ts";
 
 export interface LinearIo {
   /** f32 [rows, inputs], or what `inputDtype` says. */
-  x: Tensor;
-  /** f32 [rows, outputs], or f16 where `usesMatrixUnits`; half as many outputs behind an activation. Not the memory of x. */
-  y: Tensor;
+  x: Tensor | ResidualStream;
+  /**
+   * f32 [rows, outputs], or f16 where `usesMatrixUnits`; half as many outputs behind an activation. Not the memory of x.
+   * A stream is added to.
+   */
+  y: Tensor | ResidualStream;
   /** Norms x first. */
   norm?: RmsNorm;
   /** The outputs are gate | up, and y = act(gate) * up. */
   activation?: Activation;
-  /** y += instead of y =. */
-  accumulate?: boolean;
 }
 
 export class Linear {
@@ -45,16 +47,17 @@ export class Linear {
 
   /** y = act(norm(x) W^T + b): one kernel where few rows allow it, else one each. `scratch` has a row for each of x. */
   forward(context: ForwardContext, io: LinearIo, scratch: Workspace = context.workspace): void {
-    const { x, y, norm, activation, accumulate } = io;
+    const { norm, activation } = io;
     const { weight, bias } = this;
+    if (usesMatrixUnits(context, weight, io.x.shape[0])) {
+      this.#onMatrixUnits(context, io, scratch);
+      return;
+    }
+    const [x, y] = [tensorOf(context, io.x), tensorOf(context, io.y)];
+    const accumulate = io.y instanceof ResidualStream;
     if (isFused(context, weight, x.shape[0])) {
       const options = { x, y, weight, bias, activation, accumulate, norm: norm?.fused };
       context.recorder.add(fusedLinear(context.traits, options));
-      return;
-    }
-    if (usesMatrixUnits(context, weight, x.shape[0])) {
-      const half = this.#toHalf(context, io, scratch);
-      context.recorder.add(gemm(context.traits, { x: half, y, weight, bias, activation, accumulate }));
       return;
     }
     const normed = norm ? scratch.tensor("normed", x.shape[0], x.shape[1]) : x;
@@ -69,12 +72,27 @@ export class Linear {
     context.recorder.add(gatedActivation(context.traits, { x: both, y, activation }));
   }
 
-  /** x, normed if asked for, in f16. */
-  #toHalf(context: ForwardContext, { x, norm }: LinearIo, scratch: Workspace): Tensor {
-    if (x.dtype === "f16") return x;
-    const half = scratch.tensor("normed", x.shape[0], x.shape[1], "f16");
-    if (norm) norm.forwardHalf(context, { x, y: half });
-    else context.recorder.add(normF16(context.traits, { x, y: half, eps: 0, normed: false }));
-    return half;
+  #onMatrixUnits(context: ForwardContext, io: LinearIo, scratch: Workspace): void {
+    const { y, activation } = io;
+    const { weight, bias } = this;
+    const x = halfOf(context, io, scratch);
+    if (!(y instanceof ResidualStream))
+      context.recorder.add(gemm(context.traits, { x, y, weight, bias, activation }));
+    else y.addProduct(context, { x, weight, bias });
   }
+}
+
+/** A stream with all that was added to it, or the tensor itself. */
+export function tensorOf(context: ForwardContext, x: Tensor | ResidualStream): Tensor {
+  return x instanceof ResidualStream ? x.whole(context) : x;
+}
+
+/** x, normed if asked for, in f16. */
+function halfOf(context: ForwardContext, { x, norm }: LinearIo, scratch: Workspace): Tensor {
+  if (!(x instanceof ResidualStream) && x.dtype === "f16") return x;
+  const y = scratch.tensor("normed", x.shape[0], x.shape[1], "f16");
+  if (norm && x instanceof ResidualStream) x.normHalf(context, norm, y);
+  else if (norm) norm.forwardHalf(context, { x: tensorOf(context, x), y });
+  else context.recorder.add(normF16(context.traits, { x: tensorOf(context, x), y, eps: 0, normed: false }));
+  return y;
 }

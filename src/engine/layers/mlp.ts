@@ -19,13 +19,12 @@ export class GatedMlp {
     this.#options = options;
   }
 
-  /** y = mlp(norm(x)), or y += with `accumulate`. */
-  forward(context: ForwardContext, { x, norm, y, accumulate }: BranchIo): void {
+  forward(context: ForwardContext, { x, norm, y }: BranchIo): void {
     const { gateUp, down, activation } = this.#options;
     const { workspace, tokens } = context;
     const isHalf = [gateUp, down].every((product) => product.inputDtype(context, tokens) === "f16");
     const activated = workspace.tensor("activated", tokens, gateUp.outputs / 2, isHalf ? "f16" : "f32");
     gateUp.forward(context, { x, norm, y: activated, activation });
-    down.forward(context, { x: activated, y, accumulate });
+    down.forward(context, { x: activated, y });
   }
 }

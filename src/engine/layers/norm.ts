@@ -1,6 +1,6 @@
 /** Root-mean-square normalisation (arXiv 1910.07467), with a weight, without, or with 1 + weight (Gemma). */
 import type { FusedNorm } from "../../gpu/kernels/fused-linear.ts";
-import { normF16 } from "../../gpu/kernels/norm-f16.ts";
+import { addNormF16, normF16 } from "../../gpu/kernels/norm-f16.ts";
 import { rmsNorm, type RmsNormOptions } from "../../gpu/kernels/rms-norm.ts";
 import type { Tensor } from "../../gpu/tensor.ts";
 import type { ForwardContext } from "./context.ts";
@@ -18,9 +18,17 @@ export class RmsNorm {
     return { eps, weight, plusOne: weightPlusOne };
   }
 
-  /** y = norm(x) in f16, for a product on matrix units. */
-  forwardHalf(context: ForwardContext, { x, y }: { x: Tensor; y: Tensor }): void {
-    context.recorder.add(normF16(context.traits, { x, y, ...this.#options }));
+  /**
+   * y = norm(x) in f16, for a product on matrix units; behind one in shares, f32 [shares * rows, channels], which are
+   * added to x first.
+   */
+  forwardHalf(
+    context: ForwardContext,
+    { x, y, partials }: { x: Tensor; y: Tensor; partials?: Tensor },
+  ): void {
+    const options = { x, y, ...this.#options };
+    const { traits, recorder } = context;
+    recorder.add(partials ? addNormF16(traits, { ...options, partials }) : normF16(traits, options));
   }
 
   /** y = norm(x), or y += with `accumulate`, over rows or the given heads of each; f32, x and y in different memory. */

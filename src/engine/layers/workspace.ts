@@ -17,17 +17,20 @@ export class Workspace {
    * writes to that name.
    */
   tensor(name: string, count: number, channels: number, dtype: "f32" | "f16" = "f32"): Tensor {
-    const key = `${name} ${channels} ${dtype}`;
-    let whole = this.#tensors.get(key);
-    if (!whole) {
-      whole = createTensor(this.#device, {
-        name,
-        dtype,
-        shape: [this.#capacity, channels],
-        readable: true,
-      });
-      this.#tensors.set(key, whole);
-    }
-    return rows(whole, count);
+    return rows(this.#whole({ name, dtype, shape: [this.#capacity, channels] }), count);
+  }
+
+  /** f32 scratch whose rows are not those of a step, at most so many: the same memory for the same name. */
+  sized(name: string, [count, channels]: [number, number], rowsMax: number): Tensor {
+    return rows(this.#whole({ name, dtype: "f32", shape: [rowsMax, channels] }), count);
+  }
+
+  #whole(options: { name: string; dtype: "f32" | "f16"; shape: [number, number] }): Tensor {
+    const key = `${options.name} ${options.shape.join(" ")} ${options.dtype}`;
+    const found = this.#tensors.get(key);
+    if (found) return found;
+    const made = createTensor(this.#device, { ...options, readable: true });
+    this.#tensors.set(key, made);
+    return made;
   }
 }

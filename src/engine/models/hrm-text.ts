@@ -93,13 +93,13 @@ function buildRun(builder: ModelBuilder, { stack, run, weights, hrm, lowStart }:
   });
   const last = blocks.length - 1;
   const passes = blocks.map((block, layer): LayerPass => (context) => {
-    const { workspace, tokens, recorder, traits } = context;
-    const stream = workspace.tensor("stream", tokens, config.hiddenSize);
+    const { stream, recorder, traits } = context;
     const high = state(context, "H_module", config.hiddenSize);
     const low = state(context, "L_module", config.hiddenSize);
-    if (layer === 0) recorder.add(add(traits, { a: high, b: lowStart ?? low, y: stream }));
-    block.forward(context, stream);
-    if (layer === last) norm.forward(context, { x: stream, y: stack === "H_module" ? high : low });
+    if (layer === 0) recorder.add(add(traits, { a: high, b: lowStart ?? low, y: stream.whole(context) }));
+    block.forward(context);
+    if (layer === last)
+      norm.forward(context, { x: stream.whole(context), y: stack === "H_module" ? high : low });
   });
   return { blocks, passes };
 }

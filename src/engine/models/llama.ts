@@ -62,19 +62,19 @@ export async function decoder(
 ): Promise<DecoderModel> {
   const { config } = builder;
   const { table, head } = await builder.vocabulary();
-  const stream = ({ workspace, tokens }: ForwardContext) =>
-    workspace.tensor("stream", tokens, config.hiddenSize);
   return {
     config,
     attentions: blocks.map((block) => block.attention),
-    embed: (context) => embedTokens(context, { table, y: stream(context), scale: config.embeddingScale }),
-    passes: blocks.map((block) => (context: ForwardContext) => block.forward(context, stream(context))),
+    embed: (context) =>
+      embedTokens(context, { table, y: context.stream.whole(context), scale: config.embeddingScale }),
+    passes: blocks.map((block) => (context: ForwardContext) => block.forward(context)),
     finalStates: (context) => {
       const normed = context.workspace.tensor("final-states", context.tokens, config.hiddenSize);
-      finalNorm.forward(context, { x: stream(context), y: normed });
+      finalNorm.forward(context, { x: context.stream.whole(context), y: normed });
       return normed;
     },
-    head: (context) => normedHead(context, { states: gatherRows(context, stream(context)), finalNorm, head }),
+    head: (context) =>
+      normedHead(context, { states: gatherRows(context, context.stream.whole(context)), finalNorm, head }),
   };
 }
 

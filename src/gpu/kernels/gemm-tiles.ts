@@ -146,6 +146,9 @@ function workgroups(tile: GemmTile, { tokens, rows, shares = 1 }: GemmShape): nu
 /** Most shares of a product: each is written and read again. */
 const sharesMax = 4;
 
+/** Most rows of a product in shares, all together. */
+export const shareRowsMax = sharesMax * Math.max(...skinny.map(({ tokens }) => tokens));
+
 /**
  * How many shares a product of few tokens is worth splitting into (`gemm`'s `shares`) where what follows can add them up
  * for nothing, as `addNormF16` does: so many that wide tiles keep a large GPU busy.

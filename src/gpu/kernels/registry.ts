@@ -6,6 +6,7 @@ import { gemmSpec } from "./gemm.ts";
 import { attentionSpec } from "./attention.ts";
 import { kvWriteInt8Spec, kvWriteSpec } from "./kv-write.ts";
 import { linearSpec } from "./linear.ts";
+import { addSharesSpec } from "./add-shares.ts";
 import { addSpec } from "./add.ts";
 import { attentionDecodeSpec } from "./attention-decode.ts";
 import { combineLinearSpec } from "./combine-linear.ts";
@@ -31,6 +32,7 @@ export const kernelSpecs: readonly KernelSpec[] = [
   kvWriteInt8Spec,
   linearSpec,
   addSpec,
+  addSharesSpec,
   adjustLogitsSpec,
   embeddingSpec,
   gatedActivationSpec,
