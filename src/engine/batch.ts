@@ -18,7 +18,7 @@ import { type BatchLimits, StepInputs } from "./step-inputs.ts";
 import { isPooled, observedRowCount, type Rectangle, rowCount } from "./step-plan.ts";
 
 export interface BatchOptions {
-  gpu: Gpu;
+  gpu: Pick<Gpu, "device" | "traits">;
   model: DecoderModel;
   recorder: Recorder;
   limits: BatchLimits;

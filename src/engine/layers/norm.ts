@@ -23,7 +23,7 @@ export class RmsNorm {
    * added to x first.
    */
   forwardHalf(
-    context: ForwardContext,
+    context: Pick<ForwardContext, "traits" | "recorder">,
     { x, y, partials }: { x: Tensor; y: Tensor; partials?: Tensor },
   ): void {
     const options = { x, y, ...this.#options };

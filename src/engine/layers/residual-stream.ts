@@ -12,6 +12,8 @@ import type { Tensor } from "../../gpu/tensor.ts";
 import type { ForwardContext } from "./context.ts";
 import type { RmsNorm } from "./norm.ts";
 
+type Recording = Pick<ForwardContext, "traits" | "recorder" | "workspace">;
+
 export class ResidualStream {
   readonly #tensor: Tensor;
   /** f32 [shares * tokens, hidden] */
@@ -27,23 +29,20 @@ export class ResidualStream {
   }
 
   /** The stream with all that was added to it, to be read or written. */
-  whole(context: ForwardContext): Tensor {
+  whole(context: Recording): Tensor {
     const partials = this.#taken();
     if (partials) context.recorder.add(addShares(context.traits, { x: this.#tensor, partials }));
     return this.#tensor;
   }
 
   /** y = norm(stream) in f16, for a product on matrix units. */
-  normHalf(context: ForwardContext, norm: RmsNorm, y: Tensor): void {
+  normHalf(context: Recording, norm: RmsNorm, y: Tensor): void {
     const partials = this.#taken();
     norm.forwardHalf(context, { x: this.#tensor, y, partials });
   }
 
   /** stream += x W^T + b on matrix units; x is f16. */
-  addProduct(
-    context: ForwardContext,
-    { x, weight, bias }: { x: Tensor; weight: Tensor; bias?: Tensor },
-  ): void {
+  addProduct(context: Recording, { x, weight, bias }: { x: Tensor; weight: Tensor; bias?: Tensor }): void {
     const { traits, recorder, workspace } = context;
     const y = this.whole(context);
     const [tokens, hidden] = y.shape;

@@ -96,7 +96,7 @@ const skinny: readonly { tokens: number; wide: GemmTile; narrow: GemmTile }[] = 
   },
   {
     tokens: 64,
-    wide: tile([2, 4], [2, 1], { split: 4, turns: 2 }),
+    wide: tile([2, 2], [2, 2], { split: 2 }),
     narrow: tile([4, 2], [1, 1], { split: 8, turns: 1, ahead: 2 }),
   },
 ];

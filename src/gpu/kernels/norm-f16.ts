@@ -40,6 +40,9 @@ export interface NormF16Options {
   eps: number;
 }
 
+/** Up to so many, a GPU has cores to spare for each. */
+const fewTokens = 64;
+
 /** y = x / rms(x) [* w], rounded to f16: what `gemm` reads. channels is a multiple of 4. */
 export function normF16(traits: GpuTraits, options: NormF16Options): Dispatch {
   const { x, y, weight } = options;
@@ -70,13 +73,19 @@ function dispatch(
   return {
     spec,
     file: spec.name,
-    constants: { LANES: traits.isCpu ? 4 : 128, WEIGHT: !normed ? 3 : !weight ? 0 : weightPlusOne ? 2 : 1 },
+    constants: { LANES: lanesOf(traits, tokens), WEIGHT: !normed ? 3 : !weight ? 0 : weightPlusOne ? 2 : 1 },
     tensors,
     params: { tokens, channels, shares, eps },
     workgroups: rowGrid(tokens),
     bytes: tokens * channels * (6 + (shares > 0 ? 4 * (shares + 1) : 0)),
     flops: tokens * channels * (4 + shares),
   };
+}
+
+/** Of both kernels alike: whether shares were added on the way or before must not show in the norm's bits. */
+function lanesOf({ isCpu, workgroupLanesMax }: GpuTraits, tokens: number): number {
+  if (isCpu) return 4;
+  return tokens <= fewTokens ? Math.min(512, workgroupLanesMax) : 128;
 }
 
 function check(kernel: string, { weight, y }: NormF16Options, channels: number): void {
