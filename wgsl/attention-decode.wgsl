@@ -6,7 +6,11 @@
 // folded within subgroups and then in workgroup memory. A query takes as many splits as it has multiples of SPLIT_KEYS
 // keys, at most all; what is left over writes nothing. With PARTIAL a share leaves its values relative to its maximum,
 // then [maximum, sum of weights, splits taken, 0]: combine-linear adds them up. Otherwise there is one split, which
-// finishes the result and applies the gate. Bound by latency for one query, by the cache's bandwidth for many.
+// finishes the result and applies the gate. With OWN, q is a projection's row, in which the token's own key and value are
+// too: query and key are turned here (as in rotary-kv), the key is seen without the cache, and both are put there, in
+// f16, at the token's slot, if it has one. Then the token sees no key behind its own, and no other query of the dispatch
+// sees that. factors are the scales of an i8 cache; with OWN, of each position, rotary_dim / 2 cosines and as many sines.
+// Bound by latency for one query, by the cache's bandwidth for many.
 enable subgroups;
 override FORMAT: u32 = 0;  // of kv; 0: f32, 1: bf16, 2: f16, 3: i8
 override Q_FORMAT: u32 = 0; // 0 f32, 2 f16
@@ -25,6 +29,12 @@ override BLOCKS_PER_SEQUENCE: u32 = 1;
 override WINDOW: u32 = 0;
 override SPLITS: u32 = 1;
 override SPLIT_KEYS: u32 = 64; // fewest keys worth a split
+override OWN: u32 = 0;   // 1: the token's own key and value come in its row of q; FORMAT is 2, SPLITS 1
+override K_OFFSET: u32 = 0;
+override V_OFFSET: u32 = 0;
+override ROTARY_EIGHTHS: u32 = 2; // rotary_dim / 8, even
+override POSITIONS: u32 = 1;
+override BLOCKS: u32 = 1;
 const GROUP_HEADS: u32 = 1;
 const HEAD_EIGHTHS: u32 = 16; // head_dim / 8
 const KEY_LANES: u32 = 4;     // a power of two
@@ -35,8 +45,8 @@ const LOWEST: f32 = -3e38;
 struct Params { scale: f32, soft_cap: f32 }
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> q: array<vec4u>;           // [tokens, q_row]
-@group(0) @binding(2) var<storage, read> kv: array<vec4u>;          // [blocks, 2, block_size, kv_channels]
-@group(0) @binding(3) var<storage, read> kv_scales: array<f32>;     // [scales]
+@group(0) @binding(2) var<storage, read_write> kv: array<vec4u>;    // [blocks, 2, block_size, kv_channels]
+@group(0) @binding(3) var<storage, read> factors: array<vec4f>;     // [factors]
 @group(0) @binding(4) var<storage, read> tokens_meta: array<vec4u>; // [tokens, 4]
 @group(0) @binding(5) var<storage, read> sequences: array<vec4u>;   // [sequences, 4]
 @group(0) @binding(6) var<storage, read> block_tables: array<u32>;  // [sequences, blocks_per_sequence]
@@ -81,7 +91,8 @@ fn integers(words: vec2u) -> Eight {
 /// What the elements of the row that begins at an eighth are to be multiplied with.
 fn scale_of(row: u32) -> f32 {
   if (FORMAT != 3) { return 1.0; }
-  return kv_scales[row / HEAD_EIGHTHS];
+  let head = row / HEAD_EIGHTHS;
+  return factors[head / 4][head % 4];
 }
 
 fn widened(words: Words) -> Eight {
@@ -115,10 +126,32 @@ fn gates(at: u32) -> Eight {
   return Eight(bitcast<vec4f>(gate[at / 4]), bitcast<vec4f>(gate[at / 4 + 1]));
 }
 
-/// Four values as f16.
+/// Four values as f16; a NaN stays a NaN.
 fn packed(value: vec4f) -> vec2u {
   let inside = clamp(value, vec4f(-65504.0), vec4f(65504.0));
-  return vec2u(pack2x16float(inside.xy), pack2x16float(inside.zw));
+  let nan = (bitcast<vec4u>(value) & vec4u(0x7fffffff)) > vec4u(0x7f800000);
+  let mark = select(vec4u(), vec4u(0x7e00, 0x7e000000, 0x7e00, 0x7e000000), nan);
+  return vec2u(pack2x16float(inside.xy) | mark.x | mark.y, pack2x16float(inside.zw) | mark.z | mark.w);
+}
+
+/// Eight values as the cache has them.
+fn as_stored(value: Eight) -> vec4u {
+  return vec4u(packed(value.a), packed(value.b));
+}
+
+/// An eighth of the head that begins at element `head_at` of q, turned if the row is a projection's.
+fn turned(head_at: u32, eighth: u32, position: u32) -> Eight {
+  let plain = queries(head_at + 8 * eighth);
+  if (OWN == 0 || eighth >= ROTARY_EIGHTHS) { return plain; }
+  let half = ROTARY_EIGHTHS / 2;
+  let other = queries(head_at + 8 * ((eighth + half) % ROTARY_EIGHTHS));
+  let cosine = (min(position, POSITIONS - 1) * ROTARY_EIGHTHS + eighth % half) * 2;
+  let sine = cosine + ROTARY_EIGHTHS;
+  let sign = select(1.0, -1.0, eighth < half);
+  return Eight(
+    plain.a * factors[cosine] + sign * other.a * factors[sine],
+    plain.b * factors[cosine + 1] + sign * other.b * factors[sine + 1],
+  );
 }
 
 /// First and last key that the query at `position` sees.
@@ -163,18 +196,21 @@ fn finish(i: u32, gate_at: u32, result: Eight) {
     b *= sigmoid(factors.b);
   }
   if (Y_FORMAT == 2) {
-    y[i] = vec4u(packed(a), packed(b));
+    y[i] = as_stored(Eight(a, b));
   } else {
     y[2 * i] = bitcast<vec4u>(a);
     y[2 * i + 1] = bitcast<vec4u>(b);
   }
 }
 
+/// Where a place of a block begins in the cache, in eighths.
+fn place_of(block: u32, place: u32, kv_head: u32) -> u32 {
+  return ((block * 2 * BLOCK_SIZE + place) * KV_HEADS + kv_head) * HEAD_EIGHTHS;
+}
+
 /// Where a key's row begins in the cache, in eighths.
 fn row_of(key: u32, table: u32, kv_head: u32) -> u32 {
-  let block = block_tables[table + key / BLOCK_SIZE];
-  let row = block * 2 * BLOCK_SIZE + key % BLOCK_SIZE;
-  return (row * KV_HEADS + kv_head) * HEAD_EIGHTHS;
+  return place_of(block_tables[table + key / BLOCK_SIZE], key % BLOCK_SIZE, kv_head);
 }
 
 @compute @workgroup_size(LANES)
@@ -190,25 +226,26 @@ fn main(
   let team = local.x / KEY_LANES;
   let subgroup = local.x / size;
   let part = local.x % KEY_LANES; // has eighths part, part + KEY_LANES, ...
+  let info = tokens_meta[token];
   var query: array<Eight, GROUP_HEADS * SHARE>;
   for (var h = 0u; h < GROUP_HEADS; h++) {
     for (var e = 0u; e < SHARE; e++) {
       let eighth = part + e * KEY_LANES;
-      let at = token * Q_ROW + Q_OFFSET + 8 * ((head + h) * HEAD_EIGHTHS + min(eighth, HEAD_EIGHTHS - 1));
+      let at = token * Q_ROW + Q_OFFSET + 8 * (head + h) * HEAD_EIGHTHS;
       let factor = select(0.0, params.scale, eighth < HEAD_EIGHTHS);
-      let found = queries(at);
+      let found = turned(at, min(eighth, HEAD_EIGHTHS - 1), info.x);
       query[h * SHARE + e] = Eight(found.a * factor, found.b * factor);
     }
   }
-  let info = tokens_meta[token];
   let sequence = sequences[info.z];
   let keys = visible(info.x, sequence.x, sequence.y);
-  let count = keys.y - keys.x + 1;
+  let behind = keys.y + 1 - OWN; // the keys that are in the cache
+  let count = behind - keys.x;
   let taken = clamp((count + SPLIT_KEYS - 1) / SPLIT_KEYS, 1u, SPLITS);
   if (split >= taken) { return; }
   let share = (count + taken - 1) / taken;
   let begin = keys.x + split * share;
-  let end = min(begin + share, keys.y + 1);
+  let end = min(begin + share, behind);
   let table = info.z * BLOCKS_PER_SEQUENCE;
   let kv_head = head / (HEADS / KV_HEADS);
   let to_values = BLOCK_SIZE * KV_HEADS * HEAD_EIGHTHS;
@@ -216,6 +253,32 @@ fn main(
   var weight: array<f32, GROUP_HEADS>;
   var most: array<f32, GROUP_HEADS>;
   for (var h = 0u; h < GROUP_HEADS; h++) { most[h] = LOWEST; }
+  if (OWN == 1) {
+    // The first team begins with the token's own key.
+    let is_kept = team == 0 && head % (HEADS / KV_HEADS) == 0 && info.y < BLOCKS * BLOCK_SIZE;
+    let kept_at = place_of(info.y / BLOCK_SIZE, info.y % BLOCK_SIZE, kv_head);
+    var scores: array<f32, GROUP_HEADS>;
+    for (var e = 0u; e < SHARE; e++) {
+      let eighth = min(part + e * KEY_LANES, HEAD_EIGHTHS - 1);
+      let at = token * Q_ROW + 8 * kv_head * HEAD_EIGHTHS;
+      let key = as_stored(turned(at + K_OFFSET, eighth, info.x));
+      let value = as_stored(queries(at + V_OFFSET + 8 * eighth));
+      if (is_kept && part + e * KEY_LANES < HEAD_EIGHTHS) {
+        kv[kept_at + eighth] = key;
+        kv[kept_at + eighth + to_values] = value;
+      }
+      let k = halves(key);
+      for (var h = 0u; h < GROUP_HEADS; h++) {
+        scores[h] += dot(query[h * SHARE + e].a * k.a + query[h * SHARE + e].b * k.b, vec4f(1.0));
+        if (team == 0) { sums[h * SHARE + e] = halves(value); }
+      }
+    }
+    for (var h = 0u; h < GROUP_HEADS; h++) {
+      let score = capped(team_sum(scores[h]));
+      most[h] = select(LOWEST, score, team == 0);
+      weight[h] = select(0.0, 1.0, team == 0);
+    }
+  }
   for (var base = begin; base < end; base += TEAMS * KEYS) {
     var k: array<Words, KEYS * SHARE>;
     var v: array<Words, KEYS * SHARE>;

@@ -1,4 +1,5 @@
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
+import { rotaryTable } from "../../src/engine/layers/rotary.ts";
 import {
   attentionDecode,
   type AttentionDecodeOptions,
@@ -6,7 +7,7 @@ import {
   sharesRow,
 } from "../../src/gpu/kernels/attention-decode.ts";
 import { type CombineLinearOptions, combineLinear } from "../../src/gpu/kernels/combine-linear.ts";
-import { createTensor, type Dtype } from "../../src/gpu/tensor.ts";
+import { createTensor, type Dtype, writeTensor } from "../../src/gpu/tensor.ts";
 import {
   assertClose,
   normals,
@@ -110,6 +111,56 @@ async function projected(geometry: Geometry, sequences: Sequence[], projection: 
   return { result, expected };
 }
 
+const ownGeometries: Record<string, Partial<Geometry> & { rotaryDim: number }> = {
+  "heads of 128, all of it turned": { headDim: 128, rotaryDim: 128, blockSize: 16, scale: 0.1 },
+  "grouped heads 8/2, a third turned": { heads: 8, kvHeads: 2, headDim: 48, rotaryDim: 16 },
+  "soft cap, head_dim 24": { headDim: 24, rotaryDim: 16, softCap: 2 },
+  "window 3": { window: 3, rotaryDim: 16 },
+};
+
+/** Turned back, so that the kernel's turning gives what the reference was made of. */
+function turnedBack(heads: Float64Array, { headDim, rotaryDim, position, table }: Turn): Float64Array {
+  const half = rotaryDim / 2;
+  return heads.map((value, i) => {
+    const c = i % headDim;
+    if (c >= rotaryDim) return value;
+    const angle = position * rotaryDim + (c % half);
+    const [cosine, sine] = [table[angle], table[angle + half]];
+    return c < half ? value * cosine + heads[i + half] * sine : value * cosine - heads[i - half] * sine;
+  });
+}
+
+interface Turn {
+  headDim: number;
+  rotaryDim: number;
+  position: number;
+  table: Float32Array;
+}
+
+/** Decoding sequences whose last key and value are not in the cache yet but in the rows of the projection. */
+function withOwnKeys({ rotaryDim, ...geometry }: Geometry & { rotaryDim: number }) {
+  const { heads, kvHeads, headDim, blockSize } = geometry;
+  const sequences = [decode(2, 5, 21), decode(3, 0, 1), decode(4, 9, 9), decode(5, 40, 70)];
+  const batch = pagedBatch(gpu, geometry, sequences);
+  const table = rotaryTable({ type: "default", theta: 10_000, rotaryDim }, 70);
+  const [channels, cached] = [heads * headDim, kvHeads * headDim];
+  const kOffset = 8 + channels;
+  const row = kOffset + 2 * cached + 8;
+  const values = new Float64Array(batch.tokens.length * row).fill(NaN);
+  batch.tokens.forEach(({ position, slot, q, k, v }, t) => {
+    const back = (list: Float64Array) => turnedBack(list, { headDim, rotaryDim, position, table });
+    values.set([...back(q), ...back(k), ...v], t * row + 8);
+    const place = Math.floor(slot / blockSize) * 2 * blockSize + (slot % blockSize);
+    const nothing = new Uint16Array(cached).fill(0x7e00);
+    for (const part of [0, blockSize])
+      writeTensor(gpu.device, batch.options.kv, nothing, 2 * (place + part) * cached);
+  });
+  writeTensor(gpu.device, batch.options.tokensMeta, Uint32Array.of(0xffffffff), 4);
+  const cosSin = upload(gpu, "cos_sin", [70, rotaryDim], table);
+  const projected = upload(gpu, "projected", [batch.tokens.length, row], values);
+  return { batch, projected, own: { kOffset, vOffset: kOffset + cached, cosSin } };
+}
+
 const lacks = skipWithoutGpu(!gpu.traits.hasSubgroups);
 
 describe("attention-decode and combine-linear (need subgroups)", () => {
@@ -187,6 +238,19 @@ describe("attention-decode and combine-linear (need subgroups)", () => {
     const result = await attended(batch, { y, gate });
     assertClose(result, expected, { relativeRms: 2 ** -11, worst: 2 ** -8 }); // half a unit of f16
   });
+
+  for (const [name, change] of Object.entries(ownGeometries)) {
+    test.skipIf(lacks)(`own keys: ${name}`, async () => {
+      const { batch, projected, own } = withOwnKeys({ ...plain, dtype: "f16", ...change });
+      const shape = { groupHeads: change.kvHeads ? 4 : 1 };
+      // The first sequence's token has no slot: its key is seen all the same.
+      const y = output(gpu, "y", [...batch.options.y.shape]);
+      assertClose(await attended(batch, { q: projected, own, y }, shape), batch.expected, tolerance);
+      // What was put into the cache is what the next token finds there.
+      const later = (await attended(batch)).slice(y.shape[1]);
+      assertClose(later, batch.expected.slice(y.shape[1]), tolerance);
+    });
+  }
 
   test.skipIf(lacks)("a token's result is the same alone as in a batch, bit for bit", async () => {
     const together = await attended(pagedBatch(gpu, plain, ragged));

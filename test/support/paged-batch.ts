@@ -30,6 +30,17 @@ export interface Batch {
   options: AttentionOptions;
   /** [tokens, heads * headDim] */
   expected: Float64Array;
+  /** Of each token. */
+  tokens: readonly TokenValues[];
+}
+
+interface TokenValues {
+  position: number;
+  slot: number;
+  /** [heads * headDim], and [kvHeads * headDim] as the cache rounds them. */
+  q: Float64Array;
+  k: Float64Array;
+  v: Float64Array;
 }
 
 interface Values {
@@ -73,7 +84,13 @@ export function pagedBatch(gpu: Gpu, geometry: Geometry, sequences: readonly Seq
   const expected = queries.flatMap(({ s, position }) => [
     ...reference(geometry, sequences[s], values[s], position),
   ]);
-  return { options, expected: Float64Array.from(expected) };
+  const ofTokens = queries.map(({ s, position }) => {
+    const at = (all: Float64Array, width: number) => all.slice(position * width, (position + 1) * width);
+    const { q, k, v } = values[s];
+    const slot = slotOf(tables[s], blockSize, position);
+    return { position, slot, q: at(q, row), k: at(k, kvHeads * headDim), v: at(v, kvHeads * headDim) };
+  });
+  return { options, expected: Float64Array.from(expected), tokens: ofTokens };
 }
 
 /** Keys and values are rounded as the cache does; per position: [heads, headDim] and [kvHeads, headDim]. */

@@ -1,12 +1,14 @@
 /**
  * Attention of many tokens on matrix units, in f16 between its kernels: projection; norms of heads, rotation and KV
  * write; attention with the gate; output projection into the residual. Attention itself goes by tiles of queries, which
- * share the keys they read; where every query has a sequence of its own there is nothing to share, and each goes alone.
+ * share the keys they read; where every query has a sequence of its own there is nothing to share, and each goes alone,
+ * turning its query and its key itself if no norm comes before that.
  */
 import { attentionDecode } from "../../gpu/kernels/attention-decode.ts";
 import type { AttentionOptions as AttentionInputs } from "../../gpu/kernels/attention.ts";
 import { attentionPrefill, suitsAttentionPrefill } from "../../gpu/kernels/attention-prefill.ts";
-import { type HeadNorm, rotaryKv } from "../../gpu/kernels/rotary-kv.ts";
+import { type HeadNorm, rotaryKv, type RotaryKvOptions } from "../../gpu/kernels/rotary-kv.ts";
+import type { Tensor } from "../../gpu/tensor.ts";
 import type { AttentionOptions } from "./attention.ts";
 import type { BranchIo } from "./block.ts";
 import type { ForwardContext, MetadataKind } from "./context.ts";
@@ -31,52 +33,67 @@ export function forwardOnMatrixUnits(
   io: BranchIo & { kind: MetadataKind },
 ): void {
   const { workspace, tokens, recorder, traits, step, kv } = context;
-  const { heads, kvHeads, headDim, gated, slot, scale, projection, output, rotary } = options;
-  if (!rotary) throw new TypeError("Cannot run attention on matrix units: expected a rotary table, got none");
+  const { heads, kvHeads, headDim, slot, scale, projection, output } = options;
   const { tokensMeta, blockTables } = step.groups[context.layerGroups[slot]];
-  const shape = { heads, kvHeads, headDim };
-  const channels = heads * headDim;
-  const projected = workspace.tensor("projected", tokens, projection.outputs, "f16");
-  projection.forward(context, { x: io.x, norm: io.norm, y: projected });
-  const qOffset = gated ? channels : 0;
-  const kOffset = qOffset + channels;
-  const q = workspace.tensor("queries", tokens, channels, "f16");
-  recorder.add(
-    rotaryKv(traits, {
-      ...shape,
-      x: projected,
-      qOffset,
-      kOffset,
-      vOffset: kOffset + kvHeads * headDim,
-      norm: headNorm(options),
-      cosSin: rotary,
-      tokensMeta,
-      q,
-      kv: kv[slot],
-    }),
-  );
-  const attended = workspace.tensor("attended", tokens, channels, "f16");
-  const inputs: AttentionInputs = {
-    ...shape,
-    q,
+  const x = workspace.tensor("projected", tokens, projection.outputs, "f16");
+  projection.forward(context, { x: io.x, norm: io.norm, y: x });
+  const y = workspace.tensor("attended", tokens, heads * headDim, "f16");
+  const inputs: Omit<AttentionInputs, "q"> = {
     kv: kv[slot],
     tokensMeta,
     sequences: step.sequences[io.kind],
     blockTables,
-    y: attended,
+    y,
+    heads,
+    kvHeads,
+    headDim,
     scale,
     window: options.slidingWindow ?? undefined,
     softCap: options.softCap ?? undefined,
   };
-  const gate = gated ? { rows: projected, offset: 0 } : undefined;
+  const gate = options.gated ? { rows: x, offset: 0 } : undefined;
   const tiles = step.queryTiles;
-  const isDecode = traits.hasSubgroups && tiles.shape[0] === tokens;
-  recorder.add(
-    isDecode
-      ? attentionDecode(traits, { ...inputs, gate, splits: 1 })
-      : attentionPrefill({ ...inputs, gate, tiles }),
-  );
-  output.forward(context, { x: attended, y: io.y });
+  const projected = projectionOf(options, x);
+  if (!traits.hasSubgroups || tiles.shape[0] !== tokens) {
+    const q = turnedQueries(context, options, projected);
+    recorder.add(attentionPrefill({ ...inputs, q, gate, tiles }));
+  } else if (projected.norm || projected.cosSin.shape[1] % 16 !== 0) {
+    const q = turnedQueries(context, options, projected);
+    recorder.add(attentionDecode(traits, { ...inputs, q, gate, splits: 1 }));
+  } else {
+    recorder.add(
+      attentionDecode(traits, {
+        ...inputs,
+        q: x,
+        qOffset: projected.qOffset,
+        gate,
+        own: projected,
+        splits: 1,
+      }),
+    );
+  }
+  output.forward(context, { x: y, y: io.y });
+}
+
+/** What is where in the rows x of the projection, and what is to be done to it. */
+type Projection = Pick<RotaryKvOptions, "x" | "qOffset" | "kOffset" | "vOffset" | "norm" | "cosSin">;
+
+function projectionOf(options: AttentionOptions, x: Tensor): Projection {
+  const { heads, kvHeads, headDim, gated, rotary: cosSin } = options;
+  if (!cosSin) throw new TypeError("Cannot run attention on matrix units: expected a rotary table, got none");
+  const qOffset = gated ? heads * headDim : 0;
+  const kOffset = qOffset + heads * headDim;
+  return { x, qOffset, kOffset, vOffset: kOffset + kvHeads * headDim, norm: headNorm(options), cosSin };
+}
+
+/** Queries normed and turned; keys and values are put into the cache. */
+function turnedQueries(context: ForwardContext, options: AttentionOptions, projected: Projection): Tensor {
+  const { heads, kvHeads, headDim, slot } = options;
+  const { traits, recorder, workspace, tokens, step, kv, layerGroups } = context;
+  const { tokensMeta } = step.groups[layerGroups[slot]];
+  const q = workspace.tensor("queries", tokens, heads * headDim, "f16");
+  recorder.add(rotaryKv(traits, { ...projected, heads, kvHeads, headDim, tokensMeta, q, kv: kv[slot] }));
+  return q;
 }
 
 function headNorm({ queryNorm, keyNorm }: AttentionOptions): HeadNorm | undefined {

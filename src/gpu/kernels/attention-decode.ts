@@ -1,6 +1,6 @@
 import type { GpuTraits } from "../gpu.ts";
 import { type Dispatch, formatCode, type KernelSpec, matchTensors, tensor } from "../kernel.ts";
-import type { Tensor } from "../tensor.ts";
+import { flatten, type Tensor } from "../tensor.ts";
 import { chosen, tokensClass, tunable, type Variants } from "../tuning.ts";
 import { type AttentionOptions, cacheScales, checkCacheScales } from "./attention.ts";
 import { checkMultiple } from "./token-grid.ts";
@@ -11,8 +11,8 @@ export const attentionDecodeSpec: KernelSpec = {
   params: { scale: "f32", soft_cap: "f32" },
   tensors: {
     q: tensor("read", "packed", "tokens q_row"),
-    kv: tensor("read", "cache", "blocks 2 block_size kv_channels"),
-    kv_scales: tensor("read", "f32", "scales"),
+    kv: tensor("read_write", "cache", "blocks 2 block_size kv_channels"),
+    factors: tensor("read", "f32", "factors"),
     tokens_meta: tensor("read", "u32", "tokens 4"),
     sequences: tensor("read", "u32", "sequences 4"),
     block_tables: tensor("read", "u32", "sequences blocks_per_sequence"),
@@ -29,6 +29,20 @@ export interface AttentionDecodeOptions extends AttentionOptions {
   splits: number;
   /** Multiplies a finished result by the sigmoid of heads * headDim columns from `offset` on; f32 or f16. */
   gate?: { rows: Tensor; offset: number };
+  /** The rows of q are a projection's, with each token's own key and value. No token sees another's; splits is 1. */
+  own?: OwnKeys;
+}
+
+/**
+ * What a decoding token adds to its sequence: query and key are turned in the kernel, the key is attended to as the last
+ * one, and key and value are put into the cache, f16, at the token's slot; a slot outside is skipped.
+ */
+export interface OwnKeys {
+  /** Columns of q at which keys and values begin: multiples of 8. */
+  kOffset: number;
+  vOffset: number;
+  /** f32 [positions, rotary_dim], from `rotaryTable`; rotary_dim is a multiple of 16. */
+  cosSin: Tensor;
 }
 
 /** Workgroups that fill a large GPU (132 multiprocessors). */
@@ -87,7 +101,7 @@ export function attentionDecode(
   const tensors = {
     q,
     kv,
-    kv_scales: cacheScales(kv, q),
+    factors: options.own ? flatten(options.own.cosSin) : cacheScales(kv, q),
     tokens_meta: tokensMeta,
     sequences,
     block_tables: blockTables,
@@ -124,7 +138,7 @@ function constantsOf(
   sizes: Readonly<Record<string, number>>,
   shape: AttentionDecodeShape,
 ): Record<string, number> {
-  const { q, kv, y, gate, heads, kvHeads, splits, qOffset = 0, window = 0 } = options;
+  const { q, kv, y, gate, own, heads, kvHeads, splits, qOffset = 0, window = 0 } = options;
   return {
     FORMAT: formatCode[kv.dtype] ?? 0,
     Q_FORMAT: formatCode[q.dtype] ?? 0,
@@ -143,6 +157,12 @@ function constantsOf(
     WINDOW: window,
     SPLITS: splits,
     SPLIT_KEYS: shape.splitKeys,
+    OWN: own ? 1 : 0,
+    K_OFFSET: own?.kOffset ?? 0,
+    V_OFFSET: own?.vOffset ?? 0,
+    ROTARY_EIGHTHS: own ? own.cosSin.shape[1] / 8 : 2,
+    POSITIONS: own ? own.cosSin.shape[0] : 1,
+    BLOCKS: sizes.blocks,
   };
 }
 
@@ -230,6 +250,28 @@ function check(options: AttentionDecodeOptions, sizes: Readonly<Record<string, n
   expect(`y_row = ${row}`, sizes.y_row === row, sizes.y_row);
   const end = qOffset + heads * headDim;
   expect(`q to have at least ${end} columns`, end <= sizes.q_row, sizes.q_row);
+  checkOwn(options, sizes);
   const gateEnd = (gate?.offset ?? 0) + heads * headDim;
   if (gate) expect(`gate to have at least ${gateEnd} columns`, gateEnd <= sizes.gate_row, sizes.gate_row);
+}
+
+function checkOwn(
+  { own, kv, kvHeads, headDim, splits }: AttentionDecodeOptions,
+  sizes: Readonly<Record<string, number>>,
+) {
+  if (!own) return;
+  const expect = (what: string, holds: boolean, found: number | string) => {
+    if (!holds)
+      throw new TypeError(`Cannot run attention-decode on own keys: expected ${what}, got ${found}`);
+  };
+  expect("one split", splits === 1, splits);
+  expect("a cache of f16", kv.dtype === "f16", `${kv.dtype} (${kv.name})`);
+  const [, rotaryDim] = own.cosSin.shape;
+  checkMultiple("attention-decode", "rotary_dim", rotaryDim, 16);
+  expect(`rotary_dim up to ${headDim}`, rotaryDim <= headDim, rotaryDim);
+  for (const [name, offset] of Object.entries({ kOffset: own.kOffset, vOffset: own.vOffset })) {
+    checkMultiple("attention-decode", name, offset, 8);
+    const end = offset + kvHeads * headDim;
+    expect(`q to have at least ${end} columns`, end <= sizes.q_row, sizes.q_row);
+  }
 }
