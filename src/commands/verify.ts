@@ -3,14 +3,16 @@ import { type EngineOptions, loadEngine, type LoadedEngine, quantizationOf } fro
 import { readVerifyCases, type VerifyCase } from "../engine/verify/cases.ts";
 import type { CaseResult } from "../engine/verify/judge.ts";
 import { lossyTolerance } from "../engine/verify/lossy.ts";
-import { type Summary, summarize } from "../engine/verify/summary.ts";
+import { summarize } from "../engine/verify/summary.ts";
 import { exact, type Tolerance, toleranceOf } from "../engine/verify/tolerance.ts";
-import { verify } from "../engine/verify/verify.ts";
+import { type AnswerOptions, verify } from "../engine/verify/verify.ts";
 import { mayUseMatrixUnits } from "../engine/layers/fusion.ts";
-import { readModelConfig } from "../engine/weights/config.ts";
+import { loadTokenizer } from "../engine/text/tokenizer.ts";
+import { type ModelConfig, readModelConfig } from "../engine/weights/config.ts";
 import type { Environment } from "./environment.ts";
 import { loadProgress } from "./progress.ts";
 import { profileTable } from "./start-engine.ts";
+import { verifyReport } from "./verify-report.ts";
 
 export interface VerifyFolderOptions {
   engine: EngineOptions;
@@ -18,17 +20,17 @@ export interface VerifyFolderOptions {
   verbose?: boolean;
 }
 
-/** More cases than this are summed up by group. */
-const casesListedMax = 40;
 const sequencesMax = 32;
 const stepTokensMax = 1024;
+/** An answer that the engine gives itself may be so many times as long as the longest golden one. */
+const ownAnswerLength = 2;
 
 /** Prints a line a case (or group) and a summary; true if all passed. */
 export async function verifyFolder(options: VerifyFolderOptions, environment: Environment): Promise<boolean> {
   const { modelDir } = options.engine;
   const config = await readModelConfig(modelDir);
   const cases = await readVerifyCases(modelDir, config.hrm?.prefixLm ?? false);
-  const engine = engineFor(options.engine, cases);
+  const engine = engineFor(options.engine, cases, config);
   const started = environment.clock();
   const run = await runLikeReference({ engine, cases, environment });
   const seconds = (environment.clock() - started) / 1000;
@@ -38,8 +40,7 @@ export async function verifyFolder(options: VerifyFolderOptions, environment: En
     const found = { model: modelDir, adapter, ...summary, tolerance, note, cases: results };
     environment.write(`${JSON.stringify(found)}\n`);
   } else {
-    const lines = [report(results, { verbose: options.verbose ?? false, seconds })];
-    if (tolerance.greedyShare !== undefined) lines.push(...describeLossy(summary, tolerance, results));
+    const lines = verifyReport(results, { verbose: options.verbose ?? false, seconds, summary, tolerance });
     if (note) lines.push(`Note: ${note}`);
     environment.write(`${lines.join("\n")}\n`);
   }
@@ -88,7 +89,8 @@ async function runOnce({ engine, cases, environment }: RunOptions): Promise<RunR
   const { gpu, profiler } = loaded;
   try {
     const tolerance = toleranceFor(engine, loaded);
-    const results = await runCases(loaded, { cases, tolerance, environment });
+    const answers = answerOptions(cases, loaded, engine.modelDir);
+    const results = await runCases(loaded, { cases, tolerance, answers, environment });
     if (profiler) environment.report(profileTable(await profiler.report()));
     return { results, adapter: gpu.describe(), tolerance };
   } finally {
@@ -97,15 +99,39 @@ async function runOnce({ engine, cases, environment }: RunOptions): Promise<RunR
 }
 
 /** Just enough context and rows for these cases. */
-function engineFor(engine: EngineOptions, cases: readonly VerifyCase[]): EngineOptions {
-  const longest = Math.max(...cases.map(({ promptIds, greedyIds }) => promptIds.length + greedyIds.length));
-  const longestPrompt = Math.max(...cases.map(({ promptIds }) => promptIds.length));
+function engineFor(
+  engine: EngineOptions,
+  cases: readonly VerifyCase[],
+  { maxPositions }: ModelConfig,
+): EngineOptions {
+  const promptTokens = longestPrompt(cases);
+  const answerTokens = Math.max(...cases.map(({ greedyIds }) => greedyIds.length));
+  const room = cases.some(({ right }) => right) ? ownAnswerLength * answerTokens : answerTokens;
   return {
     ...engine,
-    maxModelLen: engine.maxModelLen ?? longest,
+    maxModelLen: engine.maxModelLen ?? Math.min(promptTokens + room, maxPositions),
     maxSequences: sequencesMax,
-    maxBatchedTokens: Math.max(longestPrompt, stepTokensMax),
-    maxRows: Math.max(longestPrompt, sequencesMax),
+    maxBatchedTokens: Math.max(promptTokens, stepTokensMax),
+    maxRows: Math.max(promptTokens, sequencesMax),
+  };
+}
+
+function longestPrompt(cases: readonly VerifyCase[]): number {
+  return Math.max(...cases.map(({ promptIds }) => promptIds.length));
+}
+
+/** Undefined where no right answer is known. */
+function answerOptions(
+  cases: readonly VerifyCase[],
+  { config, maxModelLen }: LoadedEngine,
+  modelDir: string,
+): AnswerOptions | undefined {
+  if (!cases.some(({ right }) => right)) return undefined;
+  const tokenizer = loadTokenizer(modelDir);
+  return {
+    stopIds: config.eosTokenIds,
+    decode: (ids) => tokenizer.decode(ids),
+    tokensMax: maxModelLen - longestPrompt(cases),
   };
 }
 
@@ -125,12 +151,13 @@ function toleranceFor(engine: EngineOptions, { kvSpecs, gpu }: LoadedEngine): To
 interface RunCasesOptions {
   cases: readonly VerifyCase[];
   tolerance: Tolerance;
+  answers: AnswerOptions | undefined;
   environment: Environment;
 }
 
 async function runCases(
   { runner, config, blocks, policy }: LoadedEngine,
-  { cases, tolerance, environment }: RunCasesOptions,
+  { cases, tolerance, answers, environment }: RunCasesOptions,
 ) {
   let done = 0;
   return verify(cases, {
@@ -139,78 +166,11 @@ async function runCases(
     groupCount: policy.groups.length,
     vocabSize: config.vocabSize,
     tolerance,
+    answers,
     onResult: () => {
       done++;
       if (done % sequencesMax === 0 || done === cases.length)
         environment.report(`Checked ${done} of ${cases.length}`);
     },
   });
-}
-
-function report(
-  results: readonly CaseResult[],
-  { verbose, seconds }: { verbose: boolean; seconds: number },
-): string {
-  const isLong = results.length > casesListedMax && !verbose;
-  const rows = isLong ? [...sumUp(results), ...results.filter(({ passed }) => !passed)] : results;
-  const failed = results.filter(({ passed }) => !passed).length;
-  return [
-    "case                            rel. RMS    worst      greedy",
-    ...rows.map(line),
-    `${results.length - failed} passed, ${failed} failed in ${seconds.toFixed(1)} s`,
-  ].join("\n");
-}
-
-function describeLossy(
-  { passed, answers, greedy, logprobError }: Summary,
-  { relativeRms, greedyShare = 0 }: Tolerance,
-  results: readonly CaseResult[],
-): string[] {
-  const share = (part: number, all: number) => `${((100 * part) / all).toFixed(1)} %`;
-  const lines: string[] = [];
-  if (answers.all > 0) {
-    const ids = `greedy ids ${share(greedy.matched, greedy.all)} (${100 * greedyShare} % pass)`;
-    const answered = `answers reproduced: ${answers.exact} of ${answers.all} (${share(answers.exact, answers.all)})`;
-    const error =
-      logprobError === null ? "" : `; log-probabilities off by ${logprobError.toFixed(4)} on average`;
-    lines.push(`Lossy formats: ${answered}; ${ids}${error}`);
-  }
-  if (answers.all < results.length)
-    lines.push(`Lossy formats: rel. RMS up to ${relativeRms.toExponential(1)} passes`);
-  lines.push(passed ? "All in all passed" : "All in all FAILED");
-  return lines;
-}
-
-function line({ name, relativeRms, worst, greedy, passed }: CaseResult): string {
-  const ties = greedy.ties > 0 ? ` (${greedy.ties} near ties)` : "";
-  return [
-    name.slice(0, 30).padEnd(30),
-    (relativeRms?.toExponential(1) ?? "-").padStart(9),
-    worst.toExponential(1).padStart(8),
-    `${greedy.matched}/${greedy.all}`.padStart(11),
-    `${passed ? "ok" : "FAILED"}${ties}`,
-  ].join(" ");
-}
-
-/** One row a group, with its worst figures. */
-function sumUp(results: readonly CaseResult[]): CaseResult[] {
-  const groups = Map.groupBy(results, ({ group }) => group);
-  return [...groups].map(([group, members]) => ({
-    name: `${group} (${members.length})`,
-    group,
-    relativeRms: members.some((member) => member.relativeRms !== null)
-      ? Math.max(...members.map((member) => member.relativeRms ?? 0))
-      : null,
-    worst: Math.max(...members.map(({ worst }) => worst)),
-    logprobError: {
-      sum: members.reduce((sum, { logprobError }) => sum + logprobError.sum, 0),
-      count: members.reduce((sum, { logprobError }) => sum + logprobError.count, 0),
-    },
-    greedy: {
-      matched: members.reduce((sum, { greedy }) => sum + greedy.matched, 0),
-      ties: members.reduce((sum, { greedy }) => sum + greedy.ties, 0),
-      all: members.reduce((sum, { greedy }) => sum + greedy.all, 0),
-    },
-    passed: members.every(({ passed }) => passed),
-  }));
 }

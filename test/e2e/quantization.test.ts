@@ -48,22 +48,24 @@ describe("golden answers of sums and numbers", () => {
       async (dir) => {
         const found = await verify(dir, { quantization: "int4", kvDtype: "int8" });
         expect(found).toMatchObject({ passed: true, answers: { exact: 28, all: 28 } });
-        expect(found.tolerance.greedyShare).toBe(0.96);
+        expect(found.exactMatch).toEqual({ own: 28, golden: 28, both: 28, all: 28 });
+        expect(found.tolerance).toMatchObject({ greedyShare: 0.96, exactMatchLoss: 0.04 });
         expect(found.logprobError).toBeGreaterThan(1e-4);
         expect(found.logprobError).toBeLessThan(0.1);
       },
     ));
 
-  test("wrong ones fail, since there are no near ties and the share is counted", () =>
+  test("wrong ones fail, since there are no near ties and the share is counted; its own answers are right", () =>
     withFewAnswers(
       (answers) => {
-        for (const { output_ids } of answers.slice(0, 4)) output_ids[1] ^= 1;
+        answers.slice(0, 4).forEach(({ output_ids }, index) => (output_ids[index % 2] ^= 1));
         return answers.slice(0, 8);
       },
       async (dir) => {
         const found = await verify(dir, { quantization: "int8" });
         expect(found.passed).toBe(false);
         expect(found.answers).toEqual({ exact: 4, all: 8 });
+        expect(found.exactMatch).toEqual({ own: 8, golden: 8, both: 8, all: 8 });
       },
     ));
 });

@@ -5,7 +5,7 @@ import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { verifyFolder } from "../../src/commands/verify.ts";
 import { CheckpointError } from "../../src/engine/errors.ts";
 import type { EngineOptions } from "../../src/engine/load-engine.ts";
-import type { CaseResult } from "../../src/engine/verify/judge.ts";
+import type { CaseResult, ExactMatch } from "../../src/engine/verify/judge.ts";
 import { readWholeFile, withTempDir, writeSafetensors } from "../support/checkpoint.ts";
 import { engineOptions, quietEnvironment, tinyModel } from "../support/served.ts";
 import { shared } from "../support/shared.ts";
@@ -17,6 +17,7 @@ interface Verdict {
   passed: boolean;
   adapter: string;
   note?: string;
+  exactMatch: ExactMatch;
   cases: CaseResult[];
 }
 
@@ -75,6 +76,7 @@ describe("golden answers", () => {
     expect(verdict.note).toBeUndefined();
     expect(Math.max(...verdict.cases.map(({ worst }) => worst))).toBeLessThan(1e-4);
     expect(new Set(verdict.cases.map(({ group }) => group)).size).toBe(16);
+    expect(verdict.exactMatch).toEqual({ own: 130, golden: 130, both: 130, all: 210 });
   });
 
   test("tinystories-656k", async () => {

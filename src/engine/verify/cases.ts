@@ -27,6 +27,8 @@ export interface VerifyCase {
   logprobs: number[] | null;
   /** Some [id, logit] of the first generated token. */
   firstLogits: [number, number][] | null;
+  /** The right answer to the prompt, and whether the greedy continuation is that. */
+  right: { text: string; isGreedy: boolean } | null;
 }
 
 const ids = z.array(z.number().int().nonnegative());
@@ -44,6 +46,8 @@ const referenceSchema = z.object({
 const answerSchema = z
   .object({
     task: z.string().optional(),
+    output_text: z.string().optional(),
+    reference_text: z.string().optional(),
     prompt: z.string(),
     prompt_ids: ids,
     output_ids: ids.optional(),
@@ -89,6 +93,7 @@ async function readReference(dir: string, file: string): Promise<VerifyCase[]> {
         decodeLogits: await optional(`${key}.decode_logits`),
         logprobs: null,
         firstLogits: null,
+        right: null,
       })),
     );
   } finally {
@@ -108,7 +113,13 @@ async function readGolden(file: string, isPrefixLm: boolean): Promise<VerifyCase
     decodeLogits: null,
     logprobs: answer.output_logprobs ?? null,
     firstLogits: answer.first_step_top5 ?? null,
+    right: rightAnswer(answer),
   }));
+}
+
+function rightAnswer({ output_text, reference_text }: z.infer<typeof answerSchema>): VerifyCase["right"] {
+  if (output_text === undefined || reference_text === undefined) return null;
+  return { text: reference_text, isGreedy: output_text === reference_text };
 }
 
 async function readJson<T>(file: string, schema: z.ZodType<T>): Promise<T> {

@@ -1,8 +1,24 @@
-/** Compares a case's logits with what was expected of them. Pure. */
+/** Compares a case's logits, and the engine's own answer, with what was expected of them. Pure. */
 import type { VerifyCase } from "./cases.ts";
 import type { Tolerance } from "./tolerance.ts";
 
-export interface CaseResult {
+/** Answers that equal the right one: counts, of one case or of many. */
+export interface ExactMatch {
+  /** The engine's own. */
+  own: number;
+  /** Those of the model that made the file. */
+  golden: number;
+  both: number;
+  /** Answers of which the right one is known. */
+  all: number;
+}
+
+export interface CaseResult extends Judgement {
+  exactMatch: ExactMatch;
+}
+
+/** What the logits show where the greedy ids are fed. */
+export interface Judgement {
   name: string;
   group: string;
   /** ||actual - expected|| / ||expected|| over all logits known, or null. */
@@ -17,7 +33,7 @@ export interface CaseResult {
 }
 
 /** `rows` are the logits after the prompt (all its tokens, or the last), then after each fed greedy id. */
-export function judge(expected: VerifyCase, rows: readonly Float32Array[], tolerance: Tolerance): CaseResult {
+export function judge(expected: VerifyCase, rows: readonly Float32Array[], tolerance: Tolerance): Judgement {
   const promptRows = expected.promptLogits ? expected.promptIds.length : 1;
   const error = new ErrorSum();
   if (expected.promptLogits) error.addRows(rows.slice(0, promptRows), expected.promptLogits);
@@ -40,6 +56,13 @@ export function judge(expected: VerifyCase, rows: readonly Float32Array[], toler
   const logprobError = { sum: logprobErrors.reduce((a, b) => a + b, 0), count: logprobErrors.length };
   const { name, group } = expected;
   return { name, group, relativeRms, worst, logprobError, greedy, passed };
+}
+
+/** `answer` is the text that the engine made of its own ids, or null where it came to no end. */
+export function matchAnswer({ right }: VerifyCase, answer: string | null): ExactMatch {
+  if (!right) return { own: 0, golden: 0, both: 0, all: 0 };
+  const [own, golden] = [Number(answer === right.text), Number(right.isGreedy)];
+  return { own, golden, both: own * golden, all: 1 };
 }
 
 /** Sums of squares; a NaN anywhere, or a row that is missing, makes the result infinite, so that it cannot pass. */
@@ -107,6 +130,6 @@ function matchGreedy(
   return { matched, ties, all: greedyIds.length };
 }
 
-function argMax(row: Float32Array): number {
+export function argMax(row: Float32Array): number {
   return row.reduce((best, value, index) => (value > row[best] ? index : best), 0);
 }

@@ -24,8 +24,10 @@ export interface LossyFormats {
   passes: number;
 }
 
-/** Least shares of greedy ids. */
-const greedyShares = { i8: 0.99, i4: 0.96 };
+const answerBounds = {
+  i8: { greedyShare: 0.99, exactMatchLoss: 0.01 },
+  i4: { greedyShare: 0.96, exactMatchLoss: 0.04 },
+};
 const productsPerPass = 4;
 const growth = 6;
 /** Of logits that have nothing to do with the expected ones, but are of their size. */
@@ -44,7 +46,7 @@ export function lossyTolerance(base: Tolerance, formats: LossyFormats): Toleranc
   if (int8KvHeadDim !== null) squares.push(2 * passes * roundingError(int8KvHeadDim, "i8") ** 2);
   const rounding = growth * Math.sqrt(squares.reduce((sum, square) => sum + square, 0));
   const relativeRms = Math.min(Math.hypot(base.relativeRms, rounding), unrelatedRms);
-  return { relativeRms, logprob: Infinity, greedyShare: greedyShares[dtype] };
+  return { relativeRms, logprob: Infinity, ...answerBounds[dtype] };
 }
 
 /** Relative to the deviation of `count` normal numbers that share a scale. */

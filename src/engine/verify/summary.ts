@@ -1,5 +1,5 @@
 /** What all cases together show. Pure. */
-import type { CaseResult } from "./judge.ts";
+import type { CaseResult, ExactMatch } from "./judge.ts";
 import type { Tolerance } from "./tolerance.ts";
 
 export interface Summary {
@@ -10,10 +10,12 @@ export interface Summary {
   greedy: { matched: number; all: number };
   /** Mean error of the log-probabilities of golden ids, in nats, or null where none is known. */
   logprobError: number | null;
+  exactMatch: ExactMatch;
 }
 
 /** With a `greedyShare` golden answers pass together; without, each must pass on its own. */
-export function summarize(results: readonly CaseResult[], { greedyShare = 0 }: Tolerance): Summary {
+export function summarize(results: readonly CaseResult[], tolerance: Tolerance): Summary {
+  const { greedyShare = 0, exactMatchLoss = 1 } = tolerance;
   const golden = results.filter(({ relativeRms }) => relativeRms === null);
   const sum = (value: (result: CaseResult) => number) =>
     golden.reduce((total, result) => total + value(result), 0);
@@ -23,10 +25,25 @@ export function summarize(results: readonly CaseResult[], { greedyShare = 0 }: T
   };
   const exact = golden.filter(({ greedy }) => greedy.matched - greedy.ties === greedy.all).length;
   const known = sum(({ logprobError }) => logprobError.count);
+  const exactMatch = sumMatches(results);
+  const isRightEnough = exactMatch.golden - exactMatch.own <= exactMatchLoss * exactMatch.all;
+  const isFaithful = greedy.matched >= greedyShare * greedy.all;
   return {
-    passed: results.every(({ passed }) => passed) && greedy.matched >= greedyShare * greedy.all,
+    passed: results.every(({ passed }) => passed) && isFaithful && isRightEnough,
     answers: { exact, all: golden.length },
     greedy,
     logprobError: known === 0 ? null : sum(({ logprobError }) => logprobError.sum) / known,
+    exactMatch,
   };
+}
+
+export function sumMatches(results: readonly CaseResult[]): ExactMatch {
+  const sum = { own: 0, golden: 0, both: 0, all: 0 };
+  for (const { exactMatch } of results) {
+    sum.own += exactMatch.own;
+    sum.golden += exactMatch.golden;
+    sum.both += exactMatch.both;
+    sum.all += exactMatch.all;
+  }
+  return sum;
 }

@@ -17,6 +17,8 @@ export interface Tolerance {
    * answer does not fail for its ids, and there are no near ties.
    */
   greedyShare?: number;
+  /** Of lossy formats: how many fewer answers than the golden ones, of all, may equal the right one. */
+  exactMatchLoss?: number;
 }
 
 // Log-probabilities of a golden file are rounded to 1e-5.

@@ -1,6 +1,6 @@
 import { describe, expect, test } from "bun:test";
 import type { VerifyCase } from "../../../src/engine/verify/cases.ts";
-import { judge } from "../../../src/engine/verify/judge.ts";
+import { judge, matchAnswer } from "../../../src/engine/verify/judge.ts";
 
 const tolerance = { relativeRms: 1e-3, logprob: 1e-2 };
 
@@ -15,6 +15,7 @@ function golden(changes: Partial<VerifyCase> = {}): VerifyCase {
     decodeLogits: null,
     logprobs: null,
     firstLogits: null,
+    right: null,
     ...changes,
   };
 }
@@ -180,5 +181,21 @@ describe("greedy ids", () => {
     const result = judge(near, close, { ...tolerance, relativeRms: 1 });
     expect(result.worst).toBe(error);
     expect(result).toMatchObject({ passed: false, greedy: { matched: 0, ties: 0, all: 1 } });
+  });
+});
+
+describe("exact match", () => {
+  const right = (isGreedy: boolean) => golden({ right: { text: "1,426", isGreedy } });
+
+  test("counts answers that equal the right one, the engine's and the file's", () => {
+    expect(matchAnswer(right(true), "1,426")).toEqual({ own: 1, golden: 1, both: 1, all: 1 });
+    expect(matchAnswer(right(true), "1426")).toEqual({ own: 0, golden: 1, both: 0, all: 1 });
+    expect(matchAnswer(right(false), "1,426")).toEqual({ own: 1, golden: 0, both: 0, all: 1 });
+    expect(matchAnswer(right(false), null)).toEqual({ own: 0, golden: 0, both: 0, all: 1 });
+  });
+
+  test("an answer without end, or to a prompt whose right answer is not known, matches nothing", () => {
+    expect(matchAnswer(golden({ right: { text: "", isGreedy: true } }), null).own).toBe(0);
+    expect(matchAnswer(golden(), "1,426")).toEqual({ own: 0, golden: 0, both: 0, all: 0 });
   });
 });
