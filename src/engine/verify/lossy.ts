@@ -10,7 +10,9 @@
  * of 1 and more, as 4 bits have on most models, holds the logits to being finite and of a sane size.
  *
  * Greedy ids of golden answers are held to a share of all, since a near tie may fall either way: 99 % in 8 bits, 96 % in
- * 4. Whole answers are reproduced less often, for one other id makes another answer; their share is reported.
+ * 4. Answers that the engine gives of its own are held to the right ones: of all of them, 1 % fewer than the golden ones
+ * may be right in 8 bits, 4 % in 4. Whole answers are reproduced less often, for one other id makes another answer,
+ * which may be as good; their share is reported (decision 7).
  */
 import type { Quantization } from "../weights/quantization.ts";
 import { type QuantizedDtype, QUANTIZED_LARGEST } from "../weights/quantize.ts";
