@@ -1,8 +1,8 @@
 // combine-linear: y[t, n] = a[t] . weight[n] (+ bias[n]) (+ y[t, n]), a = attention's result out of the shares of attention-decode
 //
-// For few tokens on a GPU with subgroups of any size. Every workgroup first adds up the shares of all heads in its memory,
-// while its first weights are under way, times sigmoid(gate) where there are gates; then the product as in fused-linear.
-// Bound by memory. inputs, heads * head_dim, is a multiple of 8, and TOKENS * inputs values fit the workgroup's memory.
+// For few tokens on a GPU with subgroups of any size. The product is that of fused-linear; what a workgroup stages while
+// its first weights are under way is the sum of the shares of all heads, times sigmoid(gate) where there are gates. Bound
+// by memory. inputs, heads * head_dim, is a multiple of 8, of i8 and i4 of 32.
 enable subgroups;
 override FORMAT: u32 = 0;     // of weight: 0 f32, 1 bf16, 2 f16, 3 i8, 4 i4
 override GROUP_EIGHTHS: u32 = 4; // of i8 and i4: consecutive inputs that share a scale (an f16), in eights
@@ -18,8 +18,10 @@ const TOKENS: u32 = 1;
 const ROWS: u32 = 2;
 const TEAMS: u32 = 4;
 const TEAM_LANES: u32 = 32;
-const UNROLL: u32 = 2;
 const SUBGROUPS: u32 = 32;
+const UNROLL: u32 = 1;
+const EIGHTHS: u32 = 1; // of an item
+const VECTORS: u32 = 2; // of an item's inputs
 const INPUTS: u32 = 128;
 struct Params { tokens: u32 }
 @group(0) @binding(0) var<uniform> params: Params;
@@ -30,25 +32,19 @@ struct Params { tokens: u32 }
 @group(0) @binding(5) var<storage, read> bias: array<f32>;     // [biases]
 @group(0) @binding(6) var<storage, read_write> y: array<f32>;  // [tokens, outputs]
 
-const WHOLE: bool = INPUTS % (8 * TEAM_LANES * UNROLL) == 0; // no lane has less to do than others
 const LANES: u32 = TEAMS * TEAM_LANES;
 const GROUP_OUTPUTS: u32 = TEAMS * ROWS;
+const CHUNK: u32 = UNROLL * TEAM_LANES; // items
 const SUMS: u32 = TOKENS * ROWS;
-const EIGHTHS: u32 = INPUTS / 8; // of a row
-var<workgroup> partial: array<f32, SUBGROUPS * SUMS>;        // [subgroup, sum]
-var<workgroup> attended: array<vec4f, TOKENS * 2 * EIGHTHS>; // [token, first or second half of an eighth, eighth]
+var<workgroup> staged: array<vec4u, TOKENS * VECTORS * CHUNK>;
+var<workgroup> steps: array<vec2u, TOKENS * CHUNK * EIGHTHS / 4>; // of 32 inputs, and eight times their sum in steps
+var<workgroup> partial: array<f32, SUBGROUPS * SUMS>; // [subgroup, sum]
 
 /// Eight consecutive elements of a row.
 struct Eight { a: vec4f, b: vec4f }
 
-/// The same as stored: 16-bit elements in a, fewer bits in its first words, before the scale's bits.
+/// An item as stored; all but f32 leave b empty.
 struct Words { a: vec4u, b: vec4u }
-
-/// Rows are whole groups, so groups are counted through the matrix.
-fn scale_bits(i: u32) -> u32 {
-  let group = i / GROUP_EIGHTHS;
-  return scales[group / 2] >> (16 * (group % 2));
-}
 
 /// Known without a look at the params, which are slow to come, where there is one.
 fn tokens() -> u32 {
@@ -56,52 +52,67 @@ fn tokens() -> u32 {
   return params.tokens;
 }
 
+/// Where a token's i-th eight inputs of the chunk begin: [token, vector, item], since lanes read items side by side.
+fn staged_at(t: u32, i: u32) -> u32 {
+  return (t * VECTORS + i % EIGHTHS * (VECTORS / EIGHTHS)) * CHUNK + i / EIGHTHS;
+}
+
+/// Puts a token's i-th eight inputs of the chunk into workgroup memory, in the order of an item's weights. To be called by
+/// all lanes with consecutive i: of i8 and i4, four of them find out the step.
+fn stage(t: u32, i: u32, a: vec4f, b: vec4f) {
+  let at = staged_at(t, i);
+  let is_there = i < CHUNK * EIGHTHS;
+  if (FORMAT < 3) {
+    if (is_there) {
+      staged[at] = bitcast<vec4u>(a);
+      staged[at + CHUNK] = bitcast<vec4u>(b);
+    }
+    return;
+  }
+  // As bits, magnitudes are in order, with infinity and NaN on top, which make a step that is none and so spread.
+  let sizes = max(bitcast<vec4u>(a) & vec4u(0x7fffffff), bitcast<vec4u>(b) & vec4u(0x7fffffff));
+  var most = max(max(sizes.x, sizes.y), max(sizes.z, sizes.w));
+  most = max(most, subgroupShuffleXor(most, 1));
+  most = max(most, subgroupShuffleXor(most, 2));
+  let step = bitcast<f32>(most) / 32639.0; // 127 * 256 + 127
+  let inverse = select(1.0 / step, 0.0, step < 1e-30); // its inverse would be no float
+  var first = vec4i(round(a * inverse));
+  var second = vec4i(round(b * inverse));
+  let pairs = first + second;
+  var sum = pairs.x + pairs.y + pairs.z + pairs.w;
+  if (FORMAT == 4) {
+    sum += subgroupShuffleXor(sum, 1);
+    sum += subgroupShuffleXor(sum, 2);
+    let even = vec4i(first.xz, second.xz);
+    second = vec4i(first.yw, second.yw);
+    first = even;
+  }
+  if (is_there) {
+    let high = vec2u(pack4xI8((first + 128) >> vec4u(8)), pack4xI8((second + 128) >> vec4u(8)));
+    staged[at] = vec4u(high, pack4xI8(first), pack4xI8(second));
+    if (i % 4 == 0) { steps[(t * CHUNK * EIGHTHS + i) / 4] = vec2u(bitcast<u32>(step), bitcast<u32>(select(0, 8 * sum, FORMAT == 4))); }
+  }
+}
+
+/// The matrix's i-th item.
 fn load(i: u32) -> Words {
   if (FORMAT == 0) { return Words(weight[2 * i], weight[2 * i + 1]); }
-  if (FORMAT == 3) {
-    let at = 2 * (i % 2);
-    return Words(vec4u(weight[i / 2][at], weight[i / 2][at + 1], scale_bits(i), 0), vec4u());
-  }
-  if (FORMAT == 4) { return Words(vec4u(weight[i / 4][i % 4], 0, scale_bits(i), 0), vec4u()); }
   return Words(weight[i], vec4u());
 }
 
-/// Eight integers, each times what its place in its word makes it worth. An integer below 2^23 under the exponent of
-/// 2^23 is 2^23 + itself, exactly: bits are masked in place, and nothing is shifted or converted.
-fn integers(words: vec4u) -> Eight {
-  let exponent = vec4u(0x4b000000);
-  if (FORMAT == 3) {
-    let bytes = words.xy ^ vec2u(0x80808080);
-    let halves = vec4u(bytes.x, bytes.x >> 16, bytes.y, bytes.y >> 16);
-    let mask = vec4u(0xff, 0xff00, 0xff, 0xff00);
-    let zero = vec4f(0x800080, 0x808000, 0x800080, 0x808000);
-    return Eight(
-      bitcast<vec4f>((halves.xxyy & mask) | exponent) - zero,
-      bitcast<vec4f>((halves.zzww & mask) | exponent) - zero,
-    );
-  }
-  let mask = vec4u(0xf, 0xf0, 0xf00, 0xf000);
-  let zero = vec4f(0x800008, 0x800080, 0x800800, 0x808000);
-  return Eight(
-    bitcast<vec4f>((vec4u(words.x) & mask) | exponent) - zero,
-    bitcast<vec4f>((vec4u(words.x >> 16) & mask) | exponent) - zero,
-  );
+/// The word that has the scale of the matrix's i-th item. Rows are whole groups, so groups are counted through.
+fn scale_word(i: u32) -> u32 {
+  if (FORMAT < 3) { return 0; }
+  return scales[i * EIGHTHS / GROUP_EIGHTHS / 2];
 }
 
-/// What undoes the worth of a place, for inputs to be multiplied by.
-fn places() -> vec4f {
-  if (FORMAT == 3) { return vec4f(1.0, 0x1p-8, 1.0, 0x1p-8); }
-  return vec4f(1.0, 0x1p-4, 0x1p-8, 0x1p-12);
+fn scale(i: u32, word: u32) -> f32 {
+  if (FORMAT < 3) { return 1.0; }
+  return unpack2x16float(word >> (16 * (i * EIGHTHS / GROUP_EIGHTHS % 2))).x;
 }
 
-/// The scale of eight quantised elements, to be multiplied with their product.
-fn scaled(words: Words, product: f32) -> f32 {
-  if (FORMAT > 2) { return product * unpack2x16float(words.a.z).x; }
-  return product;
-}
-
+/// Eight weights of 32 or 16 bits.
 fn widened(words: Words) -> Eight {
-  if (FORMAT > 2) { return integers(words.a); }
   if (FORMAT == 0) { return Eight(bitcast<vec4f>(words.a), bitcast<vec4f>(words.b)); }
   if (FORMAT == 1) {
     let even = bitcast<vec4f>(words.a << vec4u(16));
@@ -114,30 +125,58 @@ fn widened(words: Words) -> Eight {
   );
 }
 
+/// An item's weights times inputs; of i8 and i4 in steps and scales. An i4 is stored as itself + 8: `excess` is taken off.
+fn product(words: Words, inputs: array<vec4u, VECTORS>, excess: i32) -> f32 {
+  if (FORMAT < 3) {
+    let w = widened(words);
+    return dot(w.a, bitcast<vec4f>(inputs[0])) + dot(w.b, bitcast<vec4f>(inputs[1]));
+  }
+  var high = 0;
+  var low = 0;
+  for (var v = 0u; v < VECTORS; v++) { // unroll
+    var first = words.a[2 * v % 4];
+    var second = words.a[(2 * v + 1) % 4];
+    if (FORMAT == 4) {
+      first = words.a[v] & 0x0f0f0f0f;
+      second = (words.a[v] >> 4) & 0x0f0f0f0f;
+    }
+    high += dot4I8Packed(first, inputs[v].x) + dot4I8Packed(second, inputs[v].y);
+    low += dot4I8Packed(first, inputs[v].z) + dot4I8Packed(second, inputs[v].w);
+  }
+  return f32(256 * high + low - excess);
+}
+
+/// The step of a token's place-th item, and its excess; of other formats than i8 and i4 1 and 0.
+fn step_of(t: u32, place: u32) -> vec2u {
+  if (FORMAT < 3) { return vec2u(bitcast<u32>(1.0), 0); }
+  return steps[(t * CHUNK + place) * EIGHTHS / 4];
+}
+
 /// The exponent is never positive, so nothing overflows.
 fn sigmoid(x: vec4f) -> vec4f {
   let e = exp(-abs(x));
   return select(vec4f(1.0), e, x < vec4f(0.0)) / (1.0 + e);
 }
 
-/// Four channels of attention's result: the shares, weighted by how far their maxima lie below the largest.
-fn combined(t: u32, quad: u32) -> vec4f {
+/// Eight channels of attention's result: the shares, weighted by how far their maxima lie below the largest.
+fn combined(t: u32, k8: u32) -> Eight {
   let slice = HEAD_DIM / 4;
   let step = slice + 1;
   let heads = INPUTS / HEAD_DIM;
-  let base = (t * heads + quad / slice) * SPLITS * step;
-  let c = quad % slice;
+  let base = (t * heads + 2 * k8 / slice) * SPLITS * step;
+  let c = 2 * k8 % slice;
   var taken = 1u;
   var most = -3e38;
   var weight = 0.0;
-  var sum = vec4f();
+  var a = vec4f();
+  var b = vec4f();
   for (var s = 0u; s < taken; s += 4) {
     // All four are read before it is known how many there are: what nobody wrote counts for nothing.
-    var values: array<vec4f, 4>;
+    var values: array<Eight, 4>;
     var ends: array<vec4f, 4>;
     for (var i = 0u; i < 4; i++) {
       let at = base + min(s + i, SPLITS - 1) * step;
-      values[i] = shares[at + c];
+      values[i] = Eight(shares[at + c], shares[at + c + 1]);
       ends[i] = shares[at + slice];
     }
     if (s == 0) { taken = u32(ends[0].z); }
@@ -148,18 +187,41 @@ fn combined(t: u32, quad: u32) -> vec4f {
     let keep = exp(most - most_now);
     most = most_now;
     weight *= keep;
-    sum *= keep;
+    a *= keep;
+    b *= keep;
     for (var i = 0u; i < 4; i++) {
       if (s + i < taken) {
         let factor = exp(ends[i].x - most);
         weight += factor * ends[i].y;
-        sum += factor * values[i];
+        a += factor * values[i].a;
+        b += factor * values[i].b;
       }
     }
   }
-  sum /= weight;
-  if (GATED == 1) { sum *= sigmoid(gate[(t * GATE_ROW + GATE_OFFSET) / 4 + quad]); }
-  return sum;
+  a /= weight;
+  b /= weight;
+  if (GATED == 1) {
+    let at = (t * GATE_ROW + GATE_OFFSET) / 4 + 2 * k8;
+    a *= sigmoid(gate[at]);
+    b *= sigmoid(gate[at + 1]);
+  }
+  return Eight(a, b);
+}
+
+/// Stages the chunk that begins at item `chunk`, for TOKENS tokens from `token` on.
+fn stage_chunk(lane: u32, token: u32, chunk: u32) {
+  let row = INPUTS / 8;
+  for (var base = 0u; base < CHUNK * EIGHTHS; base += LANES) {
+    let i = base + lane;
+    let k8 = chunk * EIGHTHS + i;
+    let is_input = i < CHUNK * EIGHTHS && k8 < row;
+    for (var t = 0u; t < TOKENS; t++) {
+      let source = min(token + t, tokens() - 1);
+      var inputs = Eight(vec4f(), vec4f());
+      if (is_input) { inputs = combined(source, k8); }
+      stage(t, i, inputs.a, inputs.b);
+    }
+  }
 }
 
 /// Sum s of a team, over its subgroups.
@@ -179,66 +241,65 @@ fn main(
   @builtin(subgroup_size) size: u32,
 ) {
   let first = (group.y * grid.x + group.x) * GROUP_OUTPUTS;
-  if (first >= OUTPUTS) { return; }
+  let token = group.z * TOKENS;
+  if (first >= OUTPUTS || token >= tokens()) { return; }
 
   // The output that this lane finishes; what it adds to is read ahead.
-  let out_t = local.x / GROUP_OUTPUTS;
+  let place = local.x / GROUP_OUTPUTS;
+  let out_t = token + place;
   let out_n = first + local.x % GROUP_OUTPUTS;
-  let finishes = local.x < TOKENS * GROUP_OUTPUTS && out_t < tokens() && out_n < OUTPUTS;
+  let finishes = place < TOKENS && out_t < tokens() && out_n < OUTPUTS;
   let out = out_t * OUTPUTS + out_n;
   var before = 0.0;
   if (ACCUMULATE == 1 && finishes) { before = y[out]; }
 
+  let row = INPUTS / (8 * EIGHTHS); // items
   let n = first + local.x / TEAM_LANES * ROWS;
   let member = local.x % TEAM_LANES;
-  var words: array<Words, ROWS * UNROLL>;
-  for (var u = 0u; u < UNROLL; u++) {
-    for (var r = 0u; r < ROWS; r++) {
-      words[u * ROWS + r] = load(min(n + r, OUTPUTS - 1) * EIGHTHS + min(member + u * TEAM_LANES, EIGHTHS - 1));
-    }
+  var starts: array<u32, ROWS>;
+  for (var r = 0u; r < ROWS; r++) { // unroll
+    starts[r] = min(n + r, OUTPUTS - 1) * row;
   }
-  for (var i = local.x; i < TOKENS * 2 * EIGHTHS; i += LANES) {
-    let quad = i % (2 * EIGHTHS);
-    let t = i / (2 * EIGHTHS);
-    attended[(2 * t + quad % 2) * EIGHTHS + quad / 2] = combined(min(t, tokens() - 1), quad);
-  }
-  workgroupBarrier();
-  var sums: array<f32, SUMS>;
-  for (var k = member; k < EIGHTHS; k += TEAM_LANES * UNROLL) {
-    for (var u = 0u; u < UNROLL; u++) {
-      let k8 = k + u * TEAM_LANES;
-      if (WHOLE || k8 < EIGHTHS) {
-        var w: array<Eight, ROWS>;
-        for (var r = 0u; r < ROWS; r++) { w[r] = widened(words[u * ROWS + r]); }
-        for (var t = 0u; t < TOKENS; t++) {
-          var a = attended[2 * t * EIGHTHS + k8];
-          var b = attended[(2 * t + 1) * EIGHTHS + k8];
-          if (FORMAT > 2) {
-            a *= places();
-            b *= places();
-          }
-          for (var r = 0u; r < ROWS; r++) {
-            sums[t * ROWS + r] += scaled(words[u * ROWS + r], dot(w[r].a, a) + dot(w[r].b, b));
-          }
-        }
+  var sums: array<f32, TOKENS * ROWS>;
+  for (var chunk = 0u; chunk < row; chunk += CHUNK) {
+    var words: array<Words, ROWS * UNROLL>;
+    var scale_words: array<u32, ROWS * UNROLL>;
+    for (var u = 0u; u < UNROLL; u++) { // unroll
+      let item = min(chunk + member + u * TEAM_LANES, row - 1);
+      for (var r = 0u; r < ROWS; r++) { // unroll
+        words[u * ROWS + r] = load(starts[r] + item);
+        scale_words[u * ROWS + r] = scale_word(starts[r] + item);
       }
     }
-    if (TEAM_LANES * UNROLL < EIGHTHS && k + TEAM_LANES * UNROLL < EIGHTHS) {
-      for (var u = 0u; u < UNROLL; u++) {
-        for (var r = 0u; r < ROWS; r++) {
-          let next = min(k + (UNROLL + u) * TEAM_LANES, EIGHTHS - 1);
-          words[u * ROWS + r] = load(min(n + r, OUTPUTS - 1) * EIGHTHS + next);
+    if (chunk > 0) { workgroupBarrier(); }
+    stage_chunk(local.x, token, chunk);
+    workgroupBarrier();
+    for (var u = 0u; u < UNROLL; u++) { // unroll
+      let place = member + u * TEAM_LANES;
+      let item = min(chunk + place, row - 1);
+      for (var t = 0u; t < TOKENS; t++) {
+        var inputs: array<vec4u, VECTORS>;
+        for (var v = 0u; v < VECTORS; v++) { // unroll
+          inputs[v] = staged[(t * VECTORS + v) * CHUNK + place];
+        }
+        let step = step_of(t, place);
+        for (var r = 0u; r < ROWS; r++) { // unroll
+          let factor = bitcast<f32>(step.x) * scale(starts[r] + item, scale_words[u * ROWS + r]);
+          sums[t * ROWS + r] += factor * product(words[u * ROWS + r], inputs, bitcast<i32>(step.y));
         }
       }
     }
   }
-  for (var s = 0u; s < SUMS; s++) {
-    let sum = subgroupAdd(sums[s]);
-    if (lane == 0) { partial[local.x / size * SUMS + s] = sum; }
+  let subgroup = local.x / size;
+  for (var t = 0u; t < TOKENS; t++) {
+    for (var r = 0u; r < ROWS; r++) { // unroll
+      let sum = subgroupAdd(sums[t * ROWS + r]);
+      if (lane == 0) { partial[subgroup * SUMS + t * ROWS + r] = sum; }
+    }
   }
   workgroupBarrier();
   if (!finishes) { return; }
-  var value = folded(local.x % GROUP_OUTPUTS / ROWS, out_t * ROWS + local.x % ROWS, size);
+  var value = folded(local.x % GROUP_OUTPUTS / ROWS, place * ROWS + local.x % ROWS, size);
   if (BIAS == 1) { value += bias[out_n]; }
   if (ACCUMULATE == 1) { value += before; }
   y[out] = value;

@@ -23,6 +23,9 @@ const TOKENS: u32 = 1;
 const TEAMS: u32 = 4;
 const TEAM_LANES: u32 = 32;
 const SUBGROUPS: u32 = 32;
+const UNROLL: u32 = 1;
+const EIGHTHS: u32 = 1; // of an item
+const VECTORS: u32 = 2; // of an item's inputs
 struct Params { tokens: u32, positions: u32, blocks: u32, eps: f32 }
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> x: array<vec4f>;           // [tokens, inputs]
@@ -37,11 +40,17 @@ struct Params { tokens: u32, positions: u32, blocks: u32, eps: f32 }
 
 const ROWS: u32 = 4;
 const LANES: u32 = TEAMS * TEAM_LANES;
+const CHUNK: u32 = UNROLL * TEAM_LANES; // items
 const SUMS: u32 = TOKENS * (ROWS + 1); // products [token, row], then squares [token]
+var<workgroup> staged: array<vec4u, TOKENS * VECTORS * CHUNK>;
+var<workgroup> steps: array<vec2u, TOKENS * CHUNK * EIGHTHS / 4>; // of 32 inputs, and eight times their sum in steps
 var<workgroup> partial: array<f32, SUBGROUPS * SUMS>; // [subgroup, sum]
 
 /// Eight consecutive elements of a row.
 struct Eight { a: vec4f, b: vec4f }
+
+/// An item as stored; all but f32 leave b empty.
+struct Words { a: vec4u, b: vec4u }
 
 /// Where a team's rows are: a head (gates, queries, keys and values counted through), and the channels of both pairs.
 struct Quad { head: u32, channels: vec2u, turns: bool }
@@ -52,56 +61,104 @@ fn tokens() -> u32 {
   return params.tokens;
 }
 
-/// The matrix's i-th eight, of i8 or i4: integers, each times what its place in its word makes it worth. An integer below
-/// 2^23 under the exponent of 2^23 is 2^23 + itself, exactly: bits are masked in place, nothing is shifted or converted.
-fn integers(i: u32) -> Eight {
-  let exponent = vec4u(0x4b000000);
-  if (FORMAT == 3) {
-    let at = 2 * (i % 2);
-    let bytes = vec2u(weight[i / 2][at], weight[i / 2][at + 1]) ^ vec2u(0x80808080);
-    let halves = vec4u(bytes.x, bytes.x >> 16, bytes.y, bytes.y >> 16);
-    let mask = vec4u(0xff, 0xff00, 0xff, 0xff00);
-    let zero = vec4f(0x800080, 0x808000, 0x800080, 0x808000);
-    return Eight(
-      bitcast<vec4f>((halves.xxyy & mask) | exponent) - zero,
-      bitcast<vec4f>((halves.zzww & mask) | exponent) - zero,
-    );
+/// Where a token's i-th eight inputs of the chunk begin: [token, vector, item], since lanes read items side by side.
+fn staged_at(t: u32, i: u32) -> u32 {
+  return (t * VECTORS + i % EIGHTHS * (VECTORS / EIGHTHS)) * CHUNK + i / EIGHTHS;
+}
+
+/// Puts a token's i-th eight inputs of the chunk into workgroup memory, in the order of an item's weights. To be called by
+/// all lanes with consecutive i: of i8 and i4, four of them find out the step.
+fn stage(t: u32, i: u32, a: vec4f, b: vec4f) {
+  let at = staged_at(t, i);
+  let is_there = i < CHUNK * EIGHTHS;
+  if (FORMAT < 3) {
+    if (is_there) {
+      staged[at] = bitcast<vec4u>(a);
+      staged[at + CHUNK] = bitcast<vec4u>(b);
+    }
+    return;
   }
-  let word = weight[i / 4][i % 4];
-  let mask = vec4u(0xf, 0xf0, 0xf00, 0xf000);
-  let zero = vec4f(0x800008, 0x800080, 0x800800, 0x808000);
-  return Eight(
-    bitcast<vec4f>((vec4u(word) & mask) | exponent) - zero,
-    bitcast<vec4f>((vec4u(word >> 16) & mask) | exponent) - zero,
-  );
+  // As bits, magnitudes are in order, with infinity and NaN on top, which make a step that is none and so spread.
+  let sizes = max(bitcast<vec4u>(a) & vec4u(0x7fffffff), bitcast<vec4u>(b) & vec4u(0x7fffffff));
+  var most = max(max(sizes.x, sizes.y), max(sizes.z, sizes.w));
+  most = max(most, subgroupShuffleXor(most, 1));
+  most = max(most, subgroupShuffleXor(most, 2));
+  let step = bitcast<f32>(most) / 32639.0; // 127 * 256 + 127
+  let inverse = select(1.0 / step, 0.0, step < 1e-30); // its inverse would be no float
+  var first = vec4i(round(a * inverse));
+  var second = vec4i(round(b * inverse));
+  let pairs = first + second;
+  var sum = pairs.x + pairs.y + pairs.z + pairs.w;
+  if (FORMAT == 4) {
+    sum += subgroupShuffleXor(sum, 1);
+    sum += subgroupShuffleXor(sum, 2);
+    let even = vec4i(first.xz, second.xz);
+    second = vec4i(first.yw, second.yw);
+    first = even;
+  }
+  if (is_there) {
+    let high = vec2u(pack4xI8((first + 128) >> vec4u(8)), pack4xI8((second + 128) >> vec4u(8)));
+    staged[at] = vec4u(high, pack4xI8(first), pack4xI8(second));
+    if (i % 4 == 0) { steps[(t * CHUNK * EIGHTHS + i) / 4] = vec2u(bitcast<u32>(step), bitcast<u32>(select(0, 8 * sum, FORMAT == 4))); }
+  }
 }
 
-/// What undoes the worth of a place, for inputs to be multiplied by.
-fn places() -> vec4f {
-  if (FORMAT == 3) { return vec4f(1.0, 0x1p-8, 1.0, 0x1p-8); }
-  return vec4f(1.0, 0x1p-4, 0x1p-8, 0x1p-12);
+/// The matrix's i-th item.
+fn load(i: u32) -> Words {
+  if (FORMAT == 0) { return Words(weight[2 * i], weight[2 * i + 1]); }
+  return Words(weight[i], vec4u());
 }
 
-/// The scale of the matrix's i-th eight. Rows are whole groups, so groups are counted through.
-fn scale(i: u32) -> f32 {
+/// The word that has the scale of the matrix's i-th item. Rows are whole groups, so groups are counted through.
+fn scale_word(i: u32) -> u32 {
+  if (FORMAT < 3) { return 0; }
+  return scales[i * EIGHTHS / GROUP_EIGHTHS / 2];
+}
+
+fn scale(i: u32, word: u32) -> f32 {
   if (FORMAT < 3) { return 1.0; }
-  let group = i / GROUP_EIGHTHS;
-  return unpack2x16float(scales[group / 2] >> (16 * (group % 2))).x;
+  return unpack2x16float(word >> (16 * (i * EIGHTHS / GROUP_EIGHTHS % 2))).x;
 }
 
-fn weights(i: u32) -> Eight {
-  if (FORMAT == 0) { return Eight(bitcast<vec4f>(weight[2 * i]), bitcast<vec4f>(weight[2 * i + 1])); }
-  if (FORMAT > 2) { return integers(i); }
-  let words = weight[i];
+/// Eight weights of 32 or 16 bits.
+fn widened(words: Words) -> Eight {
+  if (FORMAT == 0) { return Eight(bitcast<vec4f>(words.a), bitcast<vec4f>(words.b)); }
   if (FORMAT == 1) {
-    let even = bitcast<vec4f>(words << vec4u(16));
-    let odd = bitcast<vec4f>(words & vec4u(0xffff0000));
+    let even = bitcast<vec4f>(words.a << vec4u(16));
+    let odd = bitcast<vec4f>(words.a & vec4u(0xffff0000));
     return Eight(vec4f(even.x, odd.x, even.y, odd.y), vec4f(even.z, odd.z, even.w, odd.w));
   }
   return Eight(
-    vec4f(unpack2x16float(words.x), unpack2x16float(words.y)),
-    vec4f(unpack2x16float(words.z), unpack2x16float(words.w)),
+    vec4f(unpack2x16float(words.a.x), unpack2x16float(words.a.y)),
+    vec4f(unpack2x16float(words.a.z), unpack2x16float(words.a.w)),
   );
+}
+
+/// An item's weights times inputs; of i8 and i4 in steps and scales. An i4 is stored as itself + 8: `excess` is taken off.
+fn product(words: Words, inputs: array<vec4u, VECTORS>, excess: i32) -> f32 {
+  if (FORMAT < 3) {
+    let w = widened(words);
+    return dot(w.a, bitcast<vec4f>(inputs[0])) + dot(w.b, bitcast<vec4f>(inputs[1]));
+  }
+  var high = 0;
+  var low = 0;
+  for (var v = 0u; v < VECTORS; v++) { // unroll
+    var first = words.a[2 * v % 4];
+    var second = words.a[(2 * v + 1) % 4];
+    if (FORMAT == 4) {
+      first = words.a[v] & 0x0f0f0f0f;
+      second = (words.a[v] >> 4) & 0x0f0f0f0f;
+    }
+    high += dot4I8Packed(first, inputs[v].x) + dot4I8Packed(second, inputs[v].y);
+    low += dot4I8Packed(first, inputs[v].z) + dot4I8Packed(second, inputs[v].w);
+  }
+  return f32(256 * high + low - excess);
+}
+
+/// The step of a token's place-th item, and its excess; of other formats than i8 and i4 1 and 0.
+fn step_of(t: u32, place: u32) -> vec2u {
+  if (FORMAT < 3) { return vec2u(bitcast<u32>(1.0), 0); }
+  return steps[(t * CHUNK + place) * EIGHTHS / 4];
 }
 
 /// The norm's weights for eight elements.
@@ -109,6 +166,24 @@ fn factors(k8: u32) -> Eight {
   if (NORM < 2) { return Eight(vec4f(1.0), vec4f(1.0)); }
   let one = select(0.0, 1.0, NORM == 3);
   return Eight(norm[2 * k8] + one, norm[2 * k8 + 1] + one);
+}
+
+/// Stages the chunk that begins at item `chunk`, for TOKENS tokens from `token` on; adds to `squares` those of the lane's inputs, [token].
+fn stage_chunk(lane: u32, token: u32, chunk: u32, squares: ptr<function, array<f32, TOKENS>>) {
+  let row = INPUTS / 8;
+  for (var base = 0u; base < CHUNK * EIGHTHS; base += LANES) {
+    let i = base + lane;
+    let k8 = chunk * EIGHTHS + i;
+    let is_input = i < CHUNK * EIGHTHS && k8 < row;
+    let factor = factors(min(k8, row - 1));
+    for (var t = 0u; t < TOKENS; t++) {
+      let at = 2 * (min(token + t, tokens() - 1) * row + min(k8, row - 1));
+      let a = select(vec4f(), x[at], is_input);
+      let b = select(vec4f(), x[at + 1], is_input);
+      (*squares)[t] += dot(a, a) + dot(b, b);
+      stage(t, i, a * factor.a, b * factor.b);
+    }
+  }
 }
 
 /// The quad of a team, of all that the workgroups have.
@@ -135,7 +210,8 @@ fn products(team: u32, t: u32, quad: Quad, size: u32) -> vec4f {
   var value = vec4f();
   for (var r = 0u; r < ROWS; r++) { value[r] = folded(team, t * ROWS + r, size); }
   if (NORM > 0) {
-    let squares = folded(team, TOKENS * ROWS + t, size);
+    var squares = 0.0;
+    for (var i = 0u; i < LANES / size; i++) { squares += partial[i * SUMS + TOKENS * ROWS + t]; }
     value *= inverseSqrt(squares / f32(INPUTS) + params.eps);
   }
   if (BIAS == 1) {
@@ -178,43 +254,49 @@ fn main(
   @builtin(subgroup_size) size: u32,
 ) {
   let quads = (Y_HEADS + 2 * KV_HEADS) * HEAD_DIM / 4;
-  let row = INPUTS / 8;
+  let token = group.y * TOKENS;
 
   // What this lane finishes: a token of a team's quad. What depends on its position is read while products are under way.
-  let out_t = local.x / TEAMS;
+  let place = local.x / TEAMS;
+  let out_t = token + place;
   let out_index = group.x * TEAMS + local.x % TEAMS;
-  let finishes = out_t < min(TOKENS, tokens()) && out_index < quads;
+  let finishes = place < TOKENS && out_t < tokens() && out_index < quads;
   let out = quad_of(min(out_index, quads - 1));
   let info = tokens_meta[min(out_t, tokens() - 1)];
 
   let quad = quad_of(min(group.x * TEAMS + local.x / TEAM_LANES, quads - 1));
   let n = quad.head * HEAD_DIM + quad.channels;
+  let row = INPUTS / (8 * EIGHTHS); // items
   let starts = vec4u(n.x, n.x + 1, n.y, n.y + 1) * row;
-  var sums: array<f32, SUMS>;
-  for (var k = local.x % TEAM_LANES; k < row; k += TEAM_LANES) {
-    var w: array<Eight, ROWS>;
-    var worth: array<f32, ROWS>;
-    for (var r = 0u; r < ROWS; r++) {
-      w[r] = weights(starts[r] + k);
-      worth[r] = scale(starts[r] + k);
+  let member = local.x % TEAM_LANES;
+  var sums: array<f32, TOKENS * ROWS>;
+  var squares: array<f32, TOKENS>;
+  for (var chunk = 0u; chunk < row; chunk += CHUNK) {
+    var words: array<Words, ROWS * UNROLL>;
+    var scale_words: array<u32, ROWS * UNROLL>;
+    for (var u = 0u; u < UNROLL; u++) { // unroll
+      let item = min(chunk + member + u * TEAM_LANES, row - 1);
+      for (var r = 0u; r < ROWS; r++) { // unroll
+        words[u * ROWS + r] = load(starts[r] + item);
+        scale_words[u * ROWS + r] = scale_word(starts[r] + item);
+      }
     }
-    let factor = factors(k);
-    for (var t = 0u; t < TOKENS; t++) {
-      let i = 2 * (min(t, tokens() - 1) * row + k);
-      var a = x[i];
-      var b = x[i + 1];
-      if (NORM > 0) { sums[TOKENS * ROWS + t] += dot(a, a) + dot(b, b); }
-      if (NORM > 1) {
-        a *= factor.a;
-        b *= factor.b;
-      }
-      if (FORMAT > 2) {
-        a *= places();
-        b *= places();
-      }
-      for (var r = 0u; r < ROWS; r++) {
-        let product = dot(w[r].a, a) + dot(w[r].b, b);
-        sums[t * ROWS + r] += select(product, product * worth[r], FORMAT > 2);
+    if (chunk > 0) { workgroupBarrier(); }
+    stage_chunk(local.x, token, chunk, &squares);
+    workgroupBarrier();
+    for (var u = 0u; u < UNROLL; u++) { // unroll
+      let place = member + u * TEAM_LANES;
+      let item = min(chunk + place, row - 1);
+      for (var t = 0u; t < TOKENS; t++) {
+        var inputs: array<vec4u, VECTORS>;
+        for (var v = 0u; v < VECTORS; v++) { // unroll
+          inputs[v] = staged[(t * VECTORS + v) * CHUNK + place];
+        }
+        let step = step_of(t, place);
+        for (var r = 0u; r < ROWS; r++) { // unroll
+          let factor = bitcast<f32>(step.x) * scale(starts[r] + item, scale_words[u * ROWS + r]);
+          sums[t * ROWS + r] += factor * product(words[u * ROWS + r], inputs, bitcast<i32>(step.y));
+        }
       }
     }
   }
@@ -225,13 +307,18 @@ fn main(
     cosine = cos_sin[angle];
     sine = cos_sin[angle + ROTARY_DIM / 4];
   }
-  for (var s = 0u; s < SUMS; s++) {
-    let sum = subgroupAdd(sums[s]);
-    if (lane == 0) { partial[local.x / size * SUMS + s] = sum; }
+  let subgroup = local.x / size;
+  for (var t = 0u; t < TOKENS; t++) {
+    for (var r = 0u; r < ROWS; r++) { // unroll
+      let sum = subgroupAdd(sums[t * ROWS + r]);
+      if (lane == 0) { partial[subgroup * SUMS + t * ROWS + r] = sum; }
+    }
+    let sum = subgroupAdd(squares[t]);
+    if (lane == 0) { partial[subgroup * SUMS + TOKENS * ROWS + t] = sum; }
   }
   workgroupBarrier();
   if (!finishes) { return; }
-  let value = products(local.x % TEAMS, out_t, out, size);
+  let value = products(local.x % TEAMS, place, out, size);
   var first = value.xy;
   var second = value.zw;
   if (out.turns) {
@@ -246,8 +333,8 @@ fn main(
   } else if (info.y < params.blocks * BLOCK_SIZE) {
     let part = (out.head - Y_HEADS) / KV_HEADS; // 0: keys, 1: values
     let head = (out.head - Y_HEADS) % KV_HEADS;
-    let place = (info.y / BLOCK_SIZE * 2 + part) * BLOCK_SIZE + info.y % BLOCK_SIZE;
-    let at = (place * KV_HEADS + head) * HEAD_DIM;
+    let slot = (info.y / BLOCK_SIZE * 2 + part) * BLOCK_SIZE + info.y % BLOCK_SIZE;
+    let at = (slot * KV_HEADS + head) * HEAD_DIM;
     store(at + out.channels.x, first);
     store(at + out.channels.y, second);
   }

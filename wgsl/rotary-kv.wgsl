@@ -5,12 +5,14 @@
 // eight that stay. A workgroup has as many whole heads of one token as fit its LANES; the norm's squares are folded in
 // its memory. cos_sin holds cos in the first half of a row, sin in the second. Bound by memory. A slot outside the cache
 // is skipped. head_dim and rotary_dim are multiples of 8. f16 is clamped to its range; a NaN stays a NaN.
+// An i8 cache is left to kv-write-int8, which rounds: q has the keys behind the queries, values stay in x.
 override LANES: u32 = 128;
 override X_FORMAT: u32 = 0; // 0 f32, 2 f16
+override KV_INT8: u32 = 0;  // 1: kv is not written
 override NORM: u32 = 0;     // of each head of queries and keys; 0: none, 1: RMS times w, 2: RMS times 1 + w
 struct Params {
   tokens: u32, row: u32, q_offset: u32, k_offset: u32, v_offset: u32, heads: u32, kv_heads: u32,
-  head_dim: u32, rotary_dim: u32, positions: u32, blocks: u32, block_size: u32, eps: f32,
+  head_dim: u32, rotary_dim: u32, q_channels: u32, positions: u32, blocks: u32, block_size: u32, eps: f32,
 }
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> x: array<vec2u>;           // [tokens, row]
@@ -77,8 +79,9 @@ fn finish(token: u32, piece: Piece, first: vec4f, second: vec4f) {
     low = first * cosine - second * sine;
     high = second * cosine + first * sine;
   }
-  if (piece.is_query) {
-    let base = (token * params.heads + piece.head) * params.head_dim;
+  if (piece.is_query || KV_INT8 == 1) {
+    if (piece.is_value) { return; }
+    let base = token * params.q_channels + piece.head * params.head_dim;
     q[(base + piece.places.x) / 4] = to_f16(low);
     q[(base + piece.places.y) / 4] = to_f16(high);
   } else if (info.y < params.blocks * params.block_size) {

@@ -18,7 +18,7 @@ import {
   testGpu,
   upload,
 } from "../support/gpu.ts";
-import { randomWeight } from "../support/random-weight.ts";
+import { productTolerance, randomWeight } from "../support/random-weight.ts";
 import { type Batch, type Geometry, pagedBatch, type Sequence } from "../support/paged-batch.ts";
 
 const gpu = await testGpu();
@@ -202,7 +202,7 @@ describe("attention-decode and combine-linear (need subgroups)", () => {
   }
 
   test.skipIf(lacks)("gates, bias, residual", async () => {
-    for (const dtype of ["bf16", "f16", "i8"] as const) {
+    for (const dtype of ["bf16", "f16", "i8", "i4"] as const) {
       const { result, expected } = await projected(plain, [decode(2, 5, 21)], {
         splits: 4,
         outputs: 21,
@@ -211,7 +211,7 @@ describe("attention-decode and combine-linear (need subgroups)", () => {
         bias: true,
         gateOffset: 0,
       });
-      assertClose(result, expected, tolerance);
+      assertClose(result, expected, productTolerance(dtype));
     }
   });
 

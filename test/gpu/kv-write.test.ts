@@ -121,18 +121,18 @@ describe("kv-write", () => {
       expect(result.kv.every(Number.isNaN)).toBe(true);
     });
 
-    for (const [heads, headDim] of [
-      [4, 24],
-      [1, 128],
-      [3, 8],
-    ]) {
-      test(`${kind}: ${heads} heads of ${headDim} as i8 with their scales`, async () => {
+    for (const [heads, headDim, from] of [
+      [4, 24, "f32"],
+      [1, 128, "f16"],
+      [3, 8, "f32"],
+    ] as const) {
+      test(`${kind}: ${heads} heads of ${headDim} in ${from} as i8 with their scales`, async () => {
         const channels = heads * headDim;
         const [row, kOffset, vOffset] = [2 * channels + 12, 4, channels + 8];
         const slots = [5, 0, 23, 0xffffffff, 6];
-        const values = Float64Array.from(normals(4, slots.length * row), Math.fround);
+        const values = rounded(normals(4, slots.length * row), from);
         values.fill(0, kOffset, kOffset + headDim); // a head of zeros
-        const x = upload(gpu, "projected", [slots.length, row], values);
+        const x = upload(gpu, "projected", [slots.length, row], values, from);
         const counts = { values: blocks * 2 * 4 * channels, scales: blocks * 2 * 4 * heads };
         const kv = output(gpu, "kv", [blocks, 2, 4, channels], new Int8Array(counts.values).fill(-128), "i8");
         const scales = output(gpu, "scales", [blocks, 2, 4, heads]);

@@ -1,7 +1,7 @@
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { rotaryTable } from "../../src/engine/layers/rotary.ts";
 import { rotaryKv, type RotaryKvOptions } from "../../src/gpu/kernels/rotary-kv.ts";
-import type { Dtype } from "../../src/gpu/tensor.ts";
+import { type Dtype, elementCount } from "../../src/gpu/tensor.ts";
 import {
   assertClose,
   normals,
@@ -138,14 +138,32 @@ describe("rotary-kv", () => {
     }
   }
 
+  test("an i8 cache is not written; the keys are behind the queries", async () => {
+    const one = cases["grouped heads, norms"];
+    const { options, expected } = setUp(one);
+    const [queries, keys] = [one.heads * one.headDim, one.kvHeads * one.headDim];
+    const q = output(gpu, "q", [positions.length, queries + keys], undefined, "f16");
+    const kv = output(gpu, "kv", [...options.kv.shape], new Int8Array(elementCount(options.kv.shape)), "i8");
+    const written = await runTwice(gpu, [rotaryKv(gpu.traits, { ...options, q, kv })], { q, kv });
+    expect(written.kv.every((value) => value === 0)).toBe(true);
+    positions.forEach((_, t) => {
+      const row = written.q.subarray(t * (queries + keys), (t + 1) * (queries + keys));
+      const allowed = { ...tolerance, worst: 3 * tolerance.worst };
+      assertClose(row.subarray(0, queries), expected.q.subarray(t * queries, (t + 1) * queries), allowed);
+      if (slots[t] >= blocks * blockSize) return;
+      const place = Math.floor(slots[t] / blockSize) * 2 * blockSize + (slots[t] % blockSize);
+      assertClose(row.subarray(queries), expected.kv.subarray(place * keys, (place + 1) * keys), allowed);
+    });
+  });
+
   test("refuses what does not fit", () => {
     const { options } = setUp(cases["one small head"]);
     const refusals: [string, Partial<RotaryKvOptions>][] = [
       ["expected headDim to be a multiple of 8, got 12", { headDim: 12 }],
       ["expected qOffset to be a multiple of 4, got 2", { qOffset: 2 }],
       ["expected 8 columns from vOffset on within rows of 32, got 36", { vOffset: 28 }],
-      ["expected q_channels = heads * headDim = 16, got 8", { heads: 2 }],
-      ["expected kv to be f16, got bf16", { kv: { ...options.kv, dtype: "bf16" } }],
+      ["expected q_channels = 16, got 8", { heads: 2 }],
+      ["expected kv to be f16 or i8, got bf16", { kv: { ...options.kv, dtype: "bf16" } }],
     ];
     for (const [message, change] of refusals) {
       expect(() => rotaryKv(gpu.traits, { ...options, ...change })).toThrow(

@@ -3,7 +3,7 @@
  * attention split over its keys; combination of the shares, gate, output projection and residual.
  */
 import { attentionDecode, chooseSplits, sharesRow } from "../../gpu/kernels/attention-decode.ts";
-import { combineFits, combineLinear } from "../../gpu/kernels/combine-linear.ts";
+import { combineLinear } from "../../gpu/kernels/combine-linear.ts";
 import { kvWrite } from "../../gpu/kernels/kv-write.ts";
 import { qkvDecode } from "../../gpu/kernels/qkv-decode.ts";
 import type { Tensor } from "../../gpu/tensor.ts";
@@ -41,9 +41,7 @@ export function forwardFused(
   const shape = { heads, kvHeads, headDim };
   const channels = heads * headDim;
   const projected = projectForDecode(context, options, io);
-  const splits = combineFits(tokens, channels)
-    ? chooseSplits({ ...shape, tokens, keys: context.keysBound })
-    : 1;
+  const splits = chooseSplits({ ...shape, tokens, keys: context.keysBound });
   const row = splits > 1 ? sharesRow(heads, splits, headDim) : channels;
   const attended = workspace.tensor("attended", tokens, row);
   recorder.add(

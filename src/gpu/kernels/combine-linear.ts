@@ -3,7 +3,8 @@ import { type Dispatch, groups, type KernelSpec, matchTensors, tensor } from "..
 import { flatten, type Tensor } from "../tensor.ts";
 import { chosen, tunable } from "../tuning.ts";
 import { sharesRow } from "./attention-decode.ts";
-import { groupGrid, type Teams, teamConsts, teamVariants, tokenCount } from "./teams.ts";
+import { fusedTokensMax } from "./fused-linear.ts";
+import { groupGrid, type Teams, teamConsts, teamVariants, tokenTile } from "./teams.ts";
 import { checkMultiple } from "./token-grid.ts";
 import { scalesOf, weightBytes, weightConstants } from "./weights.ts";
 
@@ -38,21 +39,10 @@ export interface CombineLinearOptions {
   accumulate?: boolean;
 }
 
-/** Most values of attention's result that a workgroup holds. */
-const heldMax = 6144;
-
-/** Most loads of a row in flight a lane. */
-const unrollMax = 8;
-
 /** Many lanes, since they first add up the shares. What was fastest on an H100 (docs/log.md). */
 function combineTeams({ subgroupMaxSize, workgroupLanesMax }: GpuTraits): Teams {
   const lanes = Math.max(32, subgroupMaxSize);
   return { count: Math.max(1, Math.floor(Math.min(384, workgroupLanesMax) / lanes)), lanes, rows: 1 };
-}
-
-/** Whether `combineLinear` takes so many tokens at once. */
-export function combineFits(tokens: number, inputs: number): boolean {
-  return tokenCount(tokens) * inputs <= heldMax;
 }
 
 /** Adds up the shares of `attentionDecode` and multiplies the result with the output projection. */
@@ -93,13 +83,15 @@ export function combineLinear(traits: GpuTraits, options: CombineLinearOptions, 
       ACCUMULATE: options.accumulate ? 1 : 0,
     },
     replace: {
-      ...teamConsts(traits, teams, tokens),
+      ...teamConsts(traits, teams, weight, tokens),
       INPUTS: String(inputs),
-      UNROLL: String(Math.min(unrollMax, groups(inputs / 8, teams.lanes))),
     },
     tensors,
     params: { tokens },
-    workgroups: groupGrid(groups(outputs, teams.rows * teams.count)),
+    workgroups: groupGrid(
+      groups(outputs, teams.rows * teams.count),
+      groups(tokens, tokenTile(tokens, weight, teams.lanes)),
+    ),
     bytes: weightBytes(weight) + 4 * tokens * (inputs + outputs),
     flops: 2 * tokens * inputs * outputs,
     tunable: tunable(variants, (choice) => combineLinear(traits, options, choice)),
@@ -117,7 +109,7 @@ function check(options: CombineLinearOptions, sizes: Readonly<Record<string, num
   };
   const row = sharesRow(inputs / headDim, splits, headDim);
   expect(`share_row = ${row}`, sizes.share_row === row, sizes.share_row);
-  expect(`tokens of at most ${heldMax} inputs together`, combineFits(tokens, inputs), tokens * inputs);
+  expect(`at most ${fusedTokensMax} tokens`, tokens <= fusedTokensMax, tokens);
   const end = (gate?.offset ?? 0) + inputs;
   if (gate) expect(`gate to have at least ${end} columns`, end <= sizes.gate_row, sizes.gate_row);
   if (bias) expect(`bias [${outputs}]`, sizes.biases === outputs, sizes.biases);

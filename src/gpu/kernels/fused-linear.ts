@@ -5,7 +5,7 @@ import { chosen, tunable } from "../tuning.ts";
 import type { Activation } from "./gated-activation.ts";
 import { checkMultiple } from "./token-grid.ts";
 import { scalesOf, weightBytes, weightConstants } from "./weights.ts";
-import { chooseTeams, groupGrid, type Teams, teamConsts, teamVariants } from "./teams.ts";
+import { chooseTeams, groupGrid, type Teams, teamConsts, teamVariants, tokenTile } from "./teams.ts";
 
 export const fusedLinearSpec: KernelSpec = {
   name: "fused-linear",
@@ -75,7 +75,7 @@ export function fusedLinear(traits: GpuTraits, options: FusedLinearOptions, give
     kernel: "fused-linear",
     weight,
     tokens,
-    byDefault: chooseTeams(traits, { tokens, rows, inputs, rowsStep: gated ? 2 : 1 }),
+    byDefault: chooseTeams(traits, { tokens, weight, rowsStep: gated ? 2 : 1 }),
     rowCounts: gated ? [2, 4] : [1, 2, 4],
   });
   const teams = given ?? chosen(traits, variants);
@@ -91,10 +91,13 @@ export function fusedLinear(traits: GpuTraits, options: FusedLinearOptions, give
       BIAS: bias ? 1 : 0,
       ACCUMULATE: options.accumulate ? 1 : 0,
     },
-    replace: { ...teamConsts(traits, teams, tokens), GATED: String(gated) },
+    replace: { ...teamConsts(traits, teams, weight, tokens), GATED: String(gated) },
     tensors,
     params: { tokens, eps: norm?.eps ?? 0 },
-    workgroups: groupGrid(groups(rows, teams.rows * teams.count)),
+    workgroups: groupGrid(
+      groups(rows, teams.rows * teams.count),
+      groups(tokens, tokenTile(tokens, weight, teams.lanes)),
+    ),
     bytes: weightBytes(weight) + 4 * tokens * (inputs + outputs),
     flops: 2 * tokens * inputs * rows,
     tunable: tunable(variants, (choice) => fusedLinear(traits, options, choice)),

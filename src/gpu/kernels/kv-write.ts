@@ -40,8 +40,8 @@ export const kvWriteInt8Spec: KernelSpec = {
     block_size: "u32",
   },
   tensors: {
-    k: tensor("read", "f32", "tokens k_row"),
-    v: tensor("read", "f32", "tokens v_row"),
+    k: tensor("read", "packed", "tokens k_row"),
+    v: tensor("read", "packed", "tokens v_row"),
     tokens_meta: tensor("read", "u32", "tokens 4"),
     kv: tensor("read_write", "i8", "blocks 2 block_size kv_channels"),
     kv_scales: tensor("read_write", "f32", "blocks 2 block_size kv_heads"),
@@ -49,6 +49,7 @@ export const kvWriteInt8Spec: KernelSpec = {
 };
 
 export interface KvWriteOptions {
+  /** f32 [tokens, row], for an i8 cache also f16; likewise v. */
   k: Tensor;
   /** First column of the keys in a row of `k`, a multiple of 4; likewise `vOffset`. Default 0. */
   kOffset?: number;
@@ -91,6 +92,8 @@ function writePacked(traits: GpuTraits, options: KvWriteOptions): Dispatch {
   };
 }
 
+const headLanesMax = 32;
+
 function writeInt8(traits: GpuTraits, options: KvWriteOptions, scales: Tensor): Dispatch {
   const { k, v, tokensMeta, kv, kOffset = 0, vOffset = 0 } = options;
   const tensors = { k, v, tokens_meta: tokensMeta, kv, kv_scales: scales };
@@ -99,15 +102,26 @@ function writeInt8(traits: GpuTraits, options: KvWriteOptions, scales: Tensor): 
   checkColumns("k", kOffset, kv_channels, k_row);
   checkColumns("v", vOffset, kv_channels, v_row);
   checkMultiple("kv-write", "kv_channels", kv_channels, 8 * kv_heads);
-  const { lanes, workgroups } = tokenGrid(traits, tokens, 2 * kv_heads);
+  for (const { name, dtype } of [k, v]) {
+    if (dtype === "bf16")
+      throw new TypeError(`Cannot run kv-write: expected ${name} to be f32 or f16, got bf16`);
+  }
+  const quads = kv_channels / kv_heads / 4;
+  const headLanes = traits.isCpu ? 1 : 2 ** Math.floor(Math.log2(Math.min(quads, headLanesMax)));
+  const { lanes, workgroups } = tokenGrid(traits, tokens, 2 * kv_heads * headLanes);
   return {
     spec: kvWriteInt8Spec,
     file: "kv-write-int8",
-    constants: { LANES: lanes },
+    constants: {
+      LANES: lanes,
+      HEAD_LANES: headLanes,
+      K_FORMAT: formatCode[k.dtype] ?? 0,
+      V_FORMAT: formatCode[v.dtype] ?? 0,
+    },
     tensors,
     params: { ...sizes, k_offset: kOffset, v_offset: vOffset },
     workgroups,
-    bytes: tokens * 2 * (5 * kv_channels + 4 * kv_heads),
+    bytes: tokens * ((bytesPerElement[k.dtype] + bytesPerElement[v.dtype] + 2) * kv_channels + 8 * kv_heads),
     flops: tokens * 2 * 2 * kv_channels,
   };
 }

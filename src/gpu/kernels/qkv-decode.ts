@@ -3,7 +3,7 @@ import { type Dispatch, formatCode, groups, type KernelSpec, matchTensors, tenso
 import { flatten, type Tensor } from "../tensor.ts";
 import { chosen, tunable } from "../tuning.ts";
 import { type FusedNorm, fusedTokensMax, normCode } from "./fused-linear.ts";
-import { chooseTeams, type Teams, teamConsts, teamVariants } from "./teams.ts";
+import { chooseTeams, type Teams, teamConsts, teamVariants, tokenTile } from "./teams.ts";
 import { checkMultiple } from "./token-grid.ts";
 import { scalesOf, weightBytes, weightConstants } from "./weights.ts";
 
@@ -72,7 +72,7 @@ export function qkvDecode(traits: GpuTraits, options: QkvDecodeOptions, given?: 
     kernel: "qkv-decode",
     weight,
     tokens,
-    byDefault: chooseTeams(traits, { tokens, rows, inputs, rowsStep: quadRows }),
+    byDefault: chooseTeams(traits, { tokens, weight, rowsStep: quadRows }),
     rowCounts: [quadRows],
   });
   const teams = given ?? chosen(traits, variants);
@@ -92,10 +92,14 @@ export function qkvDecode(traits: GpuTraits, options: QkvDecodeOptions, given?: 
       NORM: normCode(norm),
       BIAS: bias ? 1 : 0,
     },
-    replace: replacements(traits, teams, tokens),
+    replace: replacements(teamConsts(traits, teams, weight, tokens)),
     tensors,
     params: { tokens, positions: sizes.positions, blocks: sizes.blocks, eps: norm?.eps ?? 0 },
-    workgroups: [groups(rows / quadRows, teams.count), 1, 1],
+    workgroups: [
+      groups(rows / quadRows, teams.count),
+      groups(tokens, tokenTile(tokens, weight, teams.lanes)),
+      1,
+    ],
     bytes: weightBytes(weight) + 4 * tokens * (inputs + rows),
     flops: 2 * tokens * inputs * rows,
     tunable: tunable(variants, (choice) => qkvDecode(traits, options, choice)),
@@ -105,9 +109,8 @@ export function qkvDecode(traits: GpuTraits, options: QkvDecodeOptions, given?: 
 const quadRows = 4; // rows of a team
 
 /** All but ROWS, which is four. */
-function replacements(traits: GpuTraits, teams: Teams, tokens: number): Record<string, string> {
-  const { TOKENS, TEAMS, TEAM_LANES, SUBGROUPS } = teamConsts(traits, teams, tokens);
-  return { TOKENS, TEAMS, TEAM_LANES, SUBGROUPS };
+function replacements({ ROWS: _, ...others }: Record<string, string>): Record<string, string> {
+  return others;
 }
 
 function check(options: QkvDecodeOptions, sizes: Readonly<Record<string, number>>): void {

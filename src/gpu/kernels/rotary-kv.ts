@@ -16,6 +16,7 @@ export const rotaryKvSpec: KernelSpec = {
     kv_heads: "u32",
     head_dim: "u32",
     rotary_dim: "u32",
+    q_channels: "u32",
     positions: "u32",
     blocks: "u32",
     block_size: "u32",
@@ -28,7 +29,7 @@ export const rotaryKvSpec: KernelSpec = {
     k_weight: tensor("read", "f32", "k_weights"),
     tokens_meta: tensor("read", "u32", "tokens 4"),
     q: tensor("read_write", "packed", "tokens q_channels"),
-    kv: tensor("read_write", "packed", "blocks 2 block_size kv_channels"),
+    kv: tensor("read_write", "cache", "blocks 2 block_size kv_channels"),
   },
 };
 
@@ -57,9 +58,9 @@ export interface RotaryKvOptions {
   cosSin: Tensor;
   /** [tokens, 4]: position, slot. */
   tokensMeta: Tensor;
-  /** f16 [tokens, heads * headDim], written. */
+  /** f16 [tokens, heads * headDim], written; for an i8 cache [tokens, (heads + kvHeads) * headDim], keys last. */
   q: Tensor;
-  /** f16, the cache of one layer pass, written at the tokens' slots; a slot outside is skipped. */
+  /** f16, the cache of one layer pass, written at the tokens' slots; a slot outside is skipped. One of i8 is left to `kvWrite`. */
   kv: Tensor;
 }
 
@@ -82,6 +83,7 @@ export function rotaryKv(traits: GpuTraits, options: RotaryKvOptions): Dispatch 
     constants: {
       LANES,
       X_FORMAT: formatCode[x.dtype] ?? 0,
+      KV_INT8: kv.dtype === "i8" ? 1 : 0,
       NORM: !norm ? 0 : norm.plusOne ? 2 : 1,
     },
     tensors,
@@ -111,7 +113,8 @@ function check(options: RotaryKvOptions, sizes: Readonly<Record<string, number>>
   checkMultiple("rotary-kv", "the row length of x", sizes.row, 4);
   expect(`rotary_dim of at most ${headDim}`, sizes.rotary_dim <= headDim, sizes.rotary_dim);
   expect("x to be f32 or f16", x.dtype !== "bf16", `${x.dtype} (${x.name})`);
-  for (const { name, dtype } of [q, kv]) expect(`${name} to be f16`, dtype === "f16", dtype);
+  expect("q to be f16", q.dtype === "f16", q.dtype);
+  expect("kv to be f16 or i8", ["f16", "i8"].includes(kv.dtype), kv.dtype);
   const parts = { qOffset: heads, kOffset: kvHeads, vOffset: kvHeads } as const;
   for (const [name, count] of Object.entries(parts) as [keyof typeof parts, number][]) {
     checkMultiple("rotary-kv", name, options[name], 4);
@@ -119,7 +122,8 @@ function check(options: RotaryKvOptions, sizes: Readonly<Record<string, number>>
     expect(`${count * headDim} columns from ${name} on within rows of ${sizes.row}`, end <= sizes.row, end);
   }
   const { q_channels, kv_channels } = sizes;
-  expect(`q_channels = heads * headDim = ${heads * headDim}`, q_channels === heads * headDim, q_channels);
+  const width = (heads + (kv.dtype === "i8" ? kvHeads : 0)) * headDim;
+  expect(`q_channels = ${width}`, q_channels === width, q_channels);
   expect(
     `kv_channels = kvHeads * headDim = ${kvHeads * headDim}`,
     kv_channels === kvHeads * headDim,

@@ -5,7 +5,7 @@
 import type { GpuTraits } from "../gpu.ts";
 import { groups } from "../kernel.ts";
 import { tokensClass, type Variants } from "../tuning.ts";
-import type { Tensor } from "../tensor.ts";
+import type { Dtype, Tensor } from "../tensor.ts";
 
 export interface Teams {
   /** Teams of a workgroup. */
@@ -18,9 +18,8 @@ export interface Teams {
 
 interface Product {
   tokens: number;
-  /** Rows of the weight. */
-  rows: number;
-  inputs: number;
+  /** [rows, inputs] */
+  weight: Tensor;
   /** What the rows of a team are a multiple of. */
   rowsStep: number;
 }
@@ -33,7 +32,9 @@ const groupLanes = 256;
 /** What was fastest on an H100 (docs/log.md): lanes of a team, and rows that one team of them reads at a time. */
 export function chooseTeams(traits: GpuTraits, product: Product): Teams {
   const [wanted, rows] = lanesAndRows(product);
-  const lanes = Math.max(wanted, traits.subgroupMaxSize);
+  const fitting = stagedBytesMax / stagedBytes(product.weight, tokenCount(product.tokens));
+  const busy = 2 ** Math.ceil(Math.log2(itemsOfRow(product.weight)));
+  const lanes = Math.max(Math.min(wanted, fitting, busy), traits.subgroupMaxSize);
   return {
     count: Math.max(1, Math.floor(groupLanes / lanes)),
     lanes,
@@ -41,7 +42,8 @@ export function chooseTeams(traits: GpuTraits, product: Product): Teams {
   };
 }
 
-function lanesAndRows({ tokens, rows, inputs, rowsStep }: Product): [lanes: number, rows: number] {
+function lanesAndRows({ tokens, weight, rowsStep }: Product): [lanes: number, rows: number] {
+  const [rows, inputs] = weight.shape;
   const isLong = inputs >= longInputs;
   if (rows < manyRows) return tokens > 2 ? [128, 2] : isLong ? [256, 2] : [128, 1];
   if (tokens > 1) return [rowsStep > 2 ? 64 : 32, tokens > 2 ? 2 : 1];
@@ -86,19 +88,56 @@ export function teamVariants(
   };
 }
 
+/** Of an item, 16 bytes of weights (32 of f32): how many eights they are, and how often 16 bytes their inputs take. */
+const items: Partial<Record<Dtype, { eighths: number; vectors: number }>> = {
+  i8: { eighths: 2, vectors: 2 },
+  i4: { eighths: 4, vectors: 4 },
+};
+const floatItem = { eighths: 1, vectors: 2 };
+
+function itemsOfRow({ dtype, shape }: Tensor): number {
+  return groups(shape[1], 8 * (items[dtype] ?? floatItem).eighths);
+}
+
+/** Most items that a lane has in flight, for its registers, and most bytes of inputs that a workgroup holds. */
+const inFlightMax = 16;
+const stagedBytesMax = 16384;
+
+/** Bytes that a lane's item takes of the inputs that a workgroup holds. */
+function stagedBytes({ dtype }: Tensor, tokens: number): number {
+  return 16 * (items[dtype] ?? floatItem).vectors * tokens;
+}
+
+/** Tokens that a workgroup has at a time: all, if it can hold their inputs; else as many as it can. */
+export function tokenTile(tokens: number, weight: Tensor, lanes: number): number {
+  const all = tokenCount(tokens);
+  const fitting = Math.floor(stagedBytesMax / (stagedBytes(weight, 1) * lanes));
+  return Math.min(all, Math.max(2, 2 ** Math.floor(Math.log2(fitting))));
+}
+
 /** The consts that all files with teams have. */
 export function teamConsts(
   traits: GpuTraits,
   { count, lanes, rows }: Teams,
+  weight: Tensor,
   tokens: number,
 ): Record<string, string> {
-  return {
-    TOKENS: String(tokenCount(tokens)),
-    ROWS: String(rows),
-    TEAMS: String(count),
-    TEAM_LANES: String(lanes),
-    SUBGROUPS: String((count * lanes) / Math.min(traits.subgroupMinSize, lanes)),
+  const { eighths, vectors } = items[weight.dtype] ?? floatItem;
+  const tile = tokenTile(tokens, weight, lanes);
+  const fitting = Math.floor(stagedBytesMax / (stagedBytes(weight, tile) * lanes));
+  const unrollMax = Math.max(1, Math.min(Math.floor(inFlightMax / rows), fitting));
+  const turns = groups(itemsOfRow(weight), lanes);
+  const values = {
+    TOKENS: tile,
+    ROWS: rows,
+    TEAMS: count,
+    TEAM_LANES: lanes,
+    SUBGROUPS: (count * lanes) / Math.min(traits.subgroupMinSize, lanes),
+    UNROLL: groups(turns, groups(turns, unrollMax)),
+    EIGHTHS: eighths,
+    VECTORS: vectors,
   };
+  return Object.fromEntries(Object.entries(values).map(([name, value]) => [name, String(value)]));
 }
 
 /** A power of two, so that few pipelines serve all counts. */
@@ -106,8 +145,8 @@ export function tokenCount(tokens: number): number {
   return 2 ** Math.ceil(Math.log2(Math.max(1, tokens)));
 }
 
-/** Workgroups in two dimensions, of which each may have at most 65535. */
-export function groupGrid(count: number): [number, number, number] {
+/** Workgroups of rows in two dimensions, of which each may have at most 65535; of tokens in the third. */
+export function groupGrid(count: number, tiles: number): [number, number, number] {
   const y = Math.max(1, groups(count, 65535));
-  return [groups(count, y), y, 1];
+  return [groups(count, y), y, tiles];
 }
