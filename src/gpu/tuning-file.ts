@@ -21,6 +21,7 @@ const tunableFiles = [
   "fused-linear",
   "gemm",
   "linear-cpu",
+  "linear-cpu-subgroup",
   "linear-matmul",
   "qkv-decode",
 ];

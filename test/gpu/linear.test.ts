@@ -102,14 +102,16 @@ async function run(traits: GpuTraits, shape: Case, values: Operands): Promise<Fl
 
 /** Names the file a case runs, so that the list of tests shows which variants were reached. */
 function fileFor(traits: GpuTraits, tokens: number): string {
-  if (traits.isCpu) return "linear-cpu";
+  if (traits.isCpu) return traits.hasSubgroups ? "linear-cpu-subgroup" : "linear-cpu";
   if (tokens > 8) return "linear-matmul";
   return traits.hasSubgroups ? "linear-matvec-subgroup" : "linear-matvec";
 }
 
 const gpuTraits = { ...gpu.traits, isCpu: false };
+const hasSubgroupsOfFour = gpu.traits.subgroupMinSize === 4 && gpu.traits.subgroupMaxSize === 4;
 const variants = [
-  { ...gpu.traits, isCpu: true },
+  { ...gpu.traits, isCpu: true, hasSubgroups: false },
+  ...(gpu.traits.hasSubgroups && hasSubgroupsOfFour ? [{ ...gpu.traits, isCpu: true }] : []),
   { ...gpuTraits, hasSubgroups: false },
   ...(gpu.traits.hasSubgroups ? [gpuTraits] : []),
 ];

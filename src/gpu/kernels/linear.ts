@@ -1,12 +1,12 @@
 import type { GpuTraits } from "../gpu.ts";
 import { type Dispatch, groups, type KernelSpec, matchTensors, tensor } from "../kernel.ts";
-import { flatten, type Tensor } from "../tensor.ts";
+import { type Dtype, flatten, type Tensor } from "../tensor.ts";
 import { chosen, tokensClass, tunable, type TuningShape, type Variants } from "../tuning.ts";
 import { scalesOf, weightBytes, weightConstants } from "./weights.ts";
 
 export const linearSpec: KernelSpec = {
   name: "linear",
-  files: ["linear-cpu", "linear-matvec", "linear-matvec-subgroup", "linear-matmul"],
+  files: ["linear-cpu", "linear-cpu-subgroup", "linear-matvec", "linear-matvec-subgroup", "linear-matmul"],
   params: { tokens: "u32", inputs: "u32", outputs: "u32" },
   tensors: {
     x: tensor("read", "f32", "tokens inputs"),
@@ -36,7 +36,7 @@ interface Sizes {
 
 /** How the work is shared out, where that can be chosen. */
 export type LinearShape =
-  | { /** Of a workgroup of linear-cpu. */ lanes: number }
+  | { /** Of a workgroup of linear-cpu and linear-cpu-subgroup. */ lanes: number }
   | { /** Outputs of a lane of linear-matmul, along either side. */ perLane: number };
 
 type Variant = Pick<Dispatch, "file" | "constants" | "replace" | "workgroups">;
@@ -56,7 +56,11 @@ export function linear(traits: GpuTraits, options: LinearOptions, given?: Linear
   checkSizes(options, inputs, outputs);
   const sizes = { tokens, inputs, outputs };
   const variants = shapeVariants(traits, sizes, weight);
-  const variant = chooseVariant(traits, sizes, given ?? (variants && chosen(traits, variants)));
+  const variant = chooseVariant(
+    traits,
+    { ...sizes, dtype: weight.dtype },
+    given ?? (variants && chosen(traits, variants)),
+  );
   return {
     spec: linearSpec,
     ...variant,
@@ -89,9 +93,14 @@ function checkSizes({ weight, bias }: LinearOptions, inputs: number, outputs: nu
 
 const matvecTokensMax = 8;
 
-function chooseVariant(traits: GpuTraits, sizes: Sizes, shape: LinearShape = { perLane: 1 }): Variant {
+function chooseVariant(
+  traits: GpuTraits,
+  sizes: Sizes & { dtype: Dtype },
+  shape: LinearShape = { perLane: 1 },
+): Variant {
   // On a CPU adapter a token's sums are the same in every tile.
-  if ("lanes" in shape) return cpu(sizes, shape.lanes);
+  if ("lanes" in shape)
+    return hasSubgroupsOfFour(traits) ? cpuSubgroup(sizes, shape.lanes) : cpu(sizes, shape.lanes);
   if (traits.deterministic) return matmul(sizes, 1);
   if (sizes.tokens > matvecTokensMax) return matmul(sizes, shape.perLane);
   return traits.hasSubgroups ? matvecSubgroup(sizes) : matvec(sizes);
@@ -126,10 +135,10 @@ function shapeVariants(
 }
 
 const cpuLanes = 8; // llvmpipe runs eight side by side, SwiftShader four
-const cpuRows = 8; // outputs a lane, written out in the shader
+const cpuRows = 8; // outputs a lane
 
 function cpu({ tokens, outputs }: Sizes, lanes: number): Variant {
-  const tile = cpuTokens(tokens);
+  const tile = cheapestTile(tokens, [8, 4, 2, 1], 3);
   return {
     file: "linear-cpu",
     constants: { TOKENS: tile, LANES: lanes },
@@ -137,10 +146,27 @@ function cpu({ tokens, outputs }: Sizes, lanes: number): Variant {
   };
 }
 
-/** Tokens a tile. Reading and widening a tile's weights was measured to take the time of three of its tokens. */
-function cpuTokens(tokens: number): number {
-  const cost = (tile: number) => groups(tokens, tile) * (3 + tile);
-  return [8, 4, 2, 1].reduce((best, tile) => (cost(tile) < cost(best) ? tile : best));
+/** As SwiftShader has them. */
+function hasSubgroupsOfFour({ hasSubgroups, subgroupMinSize, subgroupMaxSize }: GpuTraits): boolean {
+  return hasSubgroups && subgroupMinSize === 4 && subgroupMaxSize === 4;
+}
+
+function cpuSubgroup({ tokens, outputs, dtype }: Sizes & { dtype: Dtype }, lanes: number): Variant {
+  const isQuantized = dtype === "i8" || dtype === "i4";
+  const tile = cheapestTile(tokens, [16, 8, 4, 2, 1], isQuantized ? 8 : 3);
+  const rows = tile === 1 ? cpuRows / 2 : cpuRows;
+  return {
+    file: "linear-cpu-subgroup",
+    constants: { LANES: lanes },
+    replace: { ROWS: String(rows), TOKENS: String(tile) },
+    workgroups: [groups(outputs, rows * lanes), groups(tokens, tile), 1],
+  };
+}
+
+/** Tokens a tile, where reading and widening a tile's weights takes the time of so many of its tokens (measured). */
+function cheapestTile(tokens: number, tiles: readonly number[], weightsCost: number): number {
+  const cost = (tile: number) => groups(tokens, tile) * (weightsCost + tile);
+  return tiles.reduce((best, tile) => (cost(tile) < cost(best) ? tile : best));
 }
 
 function matvec({ tokens, outputs }: Sizes): Variant {
