@@ -126,6 +126,8 @@ export const QUEUED_TOKENS_MAX = 4 * 1024 * 1024;
  * 152,064. A longer prompt takes more steps.
  */
 export const PROMPT_LOGITS_BYTES_MAX = 64 * 1024 * 1024;
+/** How often Dawn asks a CPU adapter for results, where a decode step of the smallest model takes 20 ms. */
+export const DAWN_POLL_INTERVAL_MS = 1;
 /** `Retry-After` when the queue is full. */
 export const QUEUE_RETRY_SECONDS = 1;
 

@@ -56,6 +56,29 @@ describe("a device", () => {
     expect(gpu.failure).toBeNull();
   });
 
+  test("that is a CPU has its cores to itself: Dawn asks for results once a millisecond, not in every turn", async () => {
+    const gpu = await ownGpu();
+    if (gpu.implementation !== "dawn" || !gpu.traits.isCpu) return;
+    const dispatch = addDispatch(gpu);
+    const recorder = new Recorder(gpu);
+    for (let i = 0; i < 2000; i++) recorder.add(dispatch);
+    const poll = globalThis.setImmediate;
+    let polls = 0;
+    globalThis.setImmediate = ((...given: Parameters<typeof poll>) => {
+      polls++;
+      return poll(...given);
+    }) as typeof poll;
+    try {
+      const start = performance.now();
+      recorder.submit();
+      await readF32(gpu, dispatch.tensors.y);
+      expect(polls).toBeGreaterThan(0);
+      expect(polls).toBeLessThan(1.5 * (performance.now() - start) + 2);
+    } finally {
+      globalThis.setImmediate = poll;
+    }
+  });
+
   test("has the adapter's own limits, not the defaults", async () => {
     const { device } = await ownGpu();
     expect(device.limits.maxStorageBufferBindingSize).toBeGreaterThan(0);

@@ -1,6 +1,7 @@
 /** Dawn through npm `webgpu`: WebGPU for Bun. */
 import type * as Dawn from "webgpu";
 import { SetupError } from "../../errors.ts";
+import { DAWN_POLL_INTERVAL_MS } from "../../limits.ts";
 
 const features = [
   "allow_unsafe_apis", // chromium-experimental-subgroup-matrix
@@ -24,6 +25,18 @@ export async function dawnInstance(checks: boolean): Promise<GPU> {
   ]);
   (keep.preludeDawnInstances ??= []).push(instance);
   return instance;
+}
+
+/**
+ * Leaves the cores to a CPU adapter. While a result is awaited, Dawn asks for it in every turn of the event loop: its
+ * binding calls the global `setImmediate` for the next turn. That takes a core, of which the adapter's threads have no
+ * other (with two cores, products took 1.6 times as long). So the turns of this thread come at intervals; what imports
+ * `setImmediate` from `node:timers` is not affected.
+ */
+export function pollAtIntervals(): void {
+  const later = (callback: (...args: unknown[]) => void, ...args: unknown[]) =>
+    setTimeout(callback, DAWN_POLL_INTERVAL_MS, ...args);
+  globalThis.setImmediate = later as unknown as typeof setImmediate;
 }
 
 /**

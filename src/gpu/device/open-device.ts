@@ -6,7 +6,7 @@
  */
 import { SetupError } from "../../errors.ts";
 import { Gpu, type GpuOptions } from "../gpu.ts";
-import { dawnInstance, hasVulkanLoader } from "./dawn.ts";
+import { dawnInstance, hasVulkanLoader, pollAtIntervals } from "./dawn.ts";
 import { nativeHasRealAdapter, nativeInstance } from "./native.ts";
 import { useSoftwareAdapter } from "./software.ts";
 
@@ -26,6 +26,7 @@ export async function openDevice({ choice, checks, ...options }: OpenDeviceOptio
   const adapter = await instance.requestAdapter({ powerPreference: "high-performance" });
   if (!adapter) throw new SetupError(noAdapterMessage(choice));
   assertComputes(adapter.info);
+  if (implementation === "dawn" && !isReal(adapter)) pollAtIntervals();
   return new Gpu(await requestDevice(adapter), adapter.info, implementation, options);
 }
 
