@@ -2,10 +2,10 @@
 //
 // For many queries of a sequence at once, on subgroup matrices (16 x 16 x 16, f16 in, f32 sums). One workgroup a head
 // and a tile of up to QUERIES queries of one sequence at consecutive positions; a subgroup owns 16 * ROWS of them. KEYS
-// keys at a time are staged in workgroup memory, values in the same place after them. Scores go through workgroup
-// memory, since the elements of a matrix cannot be reached in registers. For the same reason sums are not rescaled at
-// each new maximum: weights are relative to a reference that moves when a row's maximum is HEADROOM above it.
-// Bound by workgroup memory and barriers. The cache is f16; head_dim is HEAD.
+// keys and their values are staged in workgroup memory at a time, while the next ones are on their way to registers.
+// Scores go through workgroup memory, since the elements of a matrix cannot be reached in registers. For the same reason
+// sums are not rescaled at each new maximum: weights are relative to a reference that moves when a row's maximum is
+// HEADROOM above it. Bound by barriers and what lies between them: one workgroup fits a multiprocessor. The cache is f16; head_dim is HEAD.
 enable f16;
 enable subgroups;
 enable chromium_experimental_subgroup_matrix;
@@ -55,17 +55,21 @@ const PIECES: u32 = HEAD / 8;
 const STRIDE: u32 = PIECES + 1;
 const SCORE_STRIDE: u32 = KEYS / 4 + 1;
 const WEIGHT_STRIDE: u32 = KEYS / 8 + 1;
-const SCORES: u32 = KEYS * STRIDE;                      // [QUERIES, KEYS] f32
+const VALUES: u32 = KEYS * STRIDE;                      // [KEYS, HEAD] f16; keys are at 0
+const SCORES: u32 = 2 * KEYS * STRIDE;                  // [QUERIES, KEYS] f32
 const WEIGHTS: u32 = SCORES + QUERIES * SCORE_STRIDE;   // [QUERIES, KEYS] f16
 const END: u32 = WEIGHTS + QUERIES * WEIGHT_STRIDE;
 var<workgroup> tile: array<vec4u, max(QUERIES * STRIDE, END)>;
 var<workgroup> moves: array<u32, SUBGROUPS>; // whether a subgroup has rows whose reference moves
 
-var<private> next: array<vec4u, ITEMS>;
-var<private> rows: array<u32, ITEMS>; // where they are in the cache
+// On their way from the cache: a round lies between a look into the block table and the fetch, and another before staging.
+var<private> next_keys: array<vec4u, ITEMS>;
+var<private> next_values: array<vec4u, ITEMS>;
+var<private> rows: array<u32, ITEMS>;       // where the keys fetched last are
+var<private> later_rows: array<u32, ITEMS>; // and those to be fetched next
 
 const ROW_LANES: u32 = 2 / ROWS; // lanes that share a row of scores
-const_assert ROUNDS * KEY_ROWS == FRAGMENTS && ITEMS * LANES == KEYS * PIECES && EIGHTHS * ROW_LANES == KEYS / 8;
+const_assert ROUNDS * KEY_ROWS == FRAGMENTS && ITEMS * LANES >= KEYS * PIECES && EIGHTHS * ROW_LANES == KEYS / 8;
 
 /// What a lane knows of its row.
 struct Row { position: u32, most: f32, weight: f32, factor: f32 }
@@ -115,47 +119,66 @@ fn stage_queries(lane: u32, first: u32, count: u32, head: u32) {
   }
 }
 
-fn find_rows(lane: u32, first: u32, table: u32, kv_head: u32, last: u32) {
+/// Looks up KEYS keys from `first` on; those behind the last are taken for it.
+fn look_up(lane: u32, first: u32, table: u32, kv_head: u32, last: u32) {
   for (var i = 0u; i < ITEMS; i++) { // unroll
     let item = i * LANES + lane;
     let key = min(first + item / PIECES, last);
     let block = block_tables[table + key / params.block_size];
     let row = block * 2 * params.block_size + key % params.block_size;
-    rows[i] = (row * params.kv_heads + kv_head) * PIECES + item % PIECES;
+    later_rows[i] = (row * params.kv_heads + kv_head) * PIECES + item % PIECES;
   }
 }
 
-/// Starts reading keys (`offset` 0) or values of the rows found.
-fn fetch(offset: u32) {
+fn fetch_keys() {
   for (var i = 0u; i < ITEMS; i++) { // unroll
-    next[i] = kv[rows[i] + offset];
+    rows[i] = later_rows[i];
+    next_keys[i] = kv[rows[i]];
   }
 }
 
-/// Stages what was fetched; rows behind the last key become 0, for 0 * NaN is NaN.
-fn stage(lane: u32, first: u32, last: u32) {
+/// Of the keys fetched last.
+fn fetch_values() {
+  let offset = params.block_size * params.kv_heads * PIECES;
+  for (var i = 0u; i < ITEMS; i++) { // unroll
+    next_values[i] = kv[rows[i] + offset];
+  }
+}
+
+fn stage_keys(lane: u32) {
   for (var i = 0u; i < ITEMS; i++) { // unroll
     let item = i * LANES + lane;
-    tile[item / PIECES * STRIDE + item % PIECES] = select(vec4u(), next[i], first + item / PIECES <= last);
+    if (item < KEYS * PIECES) { tile[item / PIECES * STRIDE + item % PIECES] = next_keys[i]; }
+  }
+}
+
+fn stage_values(lane: u32) {
+  for (var i = 0u; i < ITEMS; i++) { // unroll
+    let item = i * LANES + lane;
+    if (item < KEYS * PIECES) { tile[VALUES + item / PIECES * STRIDE + item % PIECES] = next_values[i]; }
   }
 }
 
 /// Scores of the subgroup's queries, whose first is `row`.
 fn multiply_keys(queries: ptr<function, Queries>, row: u32) {
-  for (var j = 0u; j < KEY_ROWS; j++) { // unroll
-    var scores: array<Sums, ROWS>;
-    for (var r = 0u; r < ROWS; r++) { // unroll
-      scores[r] = Sums(0f);
+  var scores: array<array<Sums, KEY_ROWS>, ROWS>;
+  for (var r = 0u; r < ROWS; r++) { // unroll
+    for (var j = 0u; j < KEY_ROWS; j++) { // unroll
+      scores[r][j] = Sums(0f);
     }
-    for (var c = 0u; c < FRAGMENTS; c++) { // unroll
+  }
+  for (var c = 0u; c < FRAGMENTS; c++) { // unroll
+    for (var j = 0u; j < KEY_ROWS; j++) { // unroll
       let keys = subgroupMatrixLoad<Right, col_major>(&tile, 16 * j * STRIDE + 2 * c, STRIDE);
       for (var r = 0u; r < ROWS; r++) { // unroll
-        scores[r] = subgroupMatrixMultiplyAccumulate((*queries)[r][c], keys, scores[r]);
+        scores[r][j] = subgroupMatrixMultiplyAccumulate((*queries)[r][c], keys, scores[r][j]);
       }
     }
-    for (var r = 0u; r < ROWS; r++) { // unroll
+  }
+  for (var r = 0u; r < ROWS; r++) { // unroll
+    for (var j = 0u; j < KEY_ROWS; j++) { // unroll
       let at = SCORES + (row + 16 * r) * SCORE_STRIDE + 4 * j;
-      subgroupMatrixStore<row_major>(&tile, at, scores[r], SCORE_STRIDE);
+      subgroupMatrixStore<row_major>(&tile, at, scores[r][j], SCORE_STRIDE);
     }
   }
 }
@@ -168,7 +191,7 @@ fn multiply_values(outputs: ptr<function, Outputs>, row: u32) {
       weights[r] = subgroupMatrixLoad<Left, row_major>(&tile, at, WEIGHT_STRIDE);
     }
     for (var c = 0u; c < FRAGMENTS; c++) { // unroll
-      let values = subgroupMatrixLoad<Right, row_major>(&tile, 16 * k * STRIDE + 2 * c, STRIDE);
+      let values = subgroupMatrixLoad<Right, row_major>(&tile, VALUES + 16 * k * STRIDE + 2 * c, STRIDE);
       for (var r = 0u; r < ROWS; r++) { // unroll
         (*outputs)[r][c] = subgroupMatrixMultiplyAccumulate(weights[r], values, (*outputs)[r][c]);
       }
@@ -176,18 +199,17 @@ fn multiply_values(outputs: ptr<function, Outputs>, row: u32) {
   }
 }
 
-/// Scaled and capped scores, in powers of two.
-fn finished(score: vec4f) -> vec4f {
-  let scaled = score * params.scale;
-  if (params.soft_cap == 0.0) { return scaled * LOG2_E; }
-  let x = clamp(scaled / params.soft_cap, vec4f(-10), vec4f(10));
+/// Scores of a row, or of half of it.
+alias Scores = array<array<vec4f, 2>, EIGHTHS>;
+
+/// A scaled score, in powers of two, as the soft cap leaves it.
+fn capped(score: vec4f) -> vec4f {
+  let x = clamp(score / (params.soft_cap * LOG2_E), vec4f(-10), vec4f(10));
   return params.soft_cap * LOG2_E * (vec4f(1) - vec4f(2) / (exp(2 * x) + vec4f(1)));
 }
 
-/// Four scores of a row, from key `key` on; LOWEST where there is nothing to see.
-fn scores_of(at: u32, sight: Sight, position: u32, key: u32, is_masked: bool) -> vec4f {
-  let score = finished(bitcast<vec4f>(tile[at]));
-  if (!is_masked) { return score; }
+/// Four scores, LOWEST where there is nothing to see from key `key` on.
+fn masked(score: vec4f, sight: Sight, position: u32, key: u32) -> vec4f {
   let seen = vec4<bool>(
     sees(sight, position, key), sees(sight, position, key + 1),
     sees(sight, position, key + 2), sees(sight, position, key + 3),
@@ -197,15 +219,29 @@ fn scores_of(at: u32, sight: Sight, position: u32, key: u32, is_masked: bool) ->
 
 /// Turns a row of scores into weights; returns whether its reference moved.
 fn weigh(lane: u32, row_index: u32, row: ptr<function, Row>, sight: Sight, first: u32) -> bool {
-  let is_masked = !all_seen(sight, first);
   let part = lane % 32 / (16 * ROWS) * EIGHTHS;
-  var scores: array<array<vec4f, 2>, EIGHTHS>;
+  let base = SCORES + row_index * SCORE_STRIDE + 2 * part;
+  let scale = params.scale * LOG2_E;
+  var scores: Scores;
+  for (var i = 0u; i < EIGHTHS; i++) { // unroll
+    scores[i][0] = bitcast<vec4f>(tile[base + 2 * i]) * scale;
+    scores[i][1] = bitcast<vec4f>(tile[base + 2 * i + 1]) * scale;
+  }
+  // Once for all of them: branches between the scores cost more than what they save.
+  if (params.soft_cap > 0) {
+    for (var i = 0u; i < EIGHTHS; i++) { // unroll
+      scores[i][0] = capped(scores[i][0]);
+      scores[i][1] = capped(scores[i][1]);
+    }
+  }
+  if (!all_seen(sight, first)) {
+    for (var i = 0u; i < EIGHTHS; i++) { // unroll
+      scores[i][0] = masked(scores[i][0], sight, (*row).position, first + 8 * (part + i));
+      scores[i][1] = masked(scores[i][1], sight, (*row).position, first + 8 * (part + i) + 4);
+    }
+  }
   var most = vec4f(LOWEST);
   for (var i = 0u; i < EIGHTHS; i++) { // unroll
-    let at = SCORES + row_index * SCORE_STRIDE + 2 * (part + i);
-    let key = first + 8 * (part + i);
-    scores[i][0] = scores_of(at, sight, (*row).position, key, is_masked);
-    scores[i][1] = scores_of(at + 1, sight, (*row).position, key + 4, is_masked);
     most = max(most, max(scores[i][0], scores[i][1]));
   }
   var largest = max(max(most.x, most.y), max(most.z, most.w));
@@ -254,6 +290,7 @@ fn rescale(outputs: ptr<function, Outputs>, lane: u32, row: u32, row_index: u32,
       }
     }
   }
+  workgroupBarrier();
 }
 
 fn sigmoid(value: vec4f) -> vec4f { return vec4f(1) / (vec4f(1) + exp(-value)); }
@@ -313,13 +350,13 @@ fn main(@builtin(workgroup_id) place: vec3u, @builtin(local_invocation_index) la
   let sight = sight_of(tokens_meta[info.x].x, info.y, info.z);
   let table = info.z * params.blocks_per_sequence;
   let kv_head = head / (params.heads / params.kv_heads);
-  let to_values = params.block_size * params.kv_heads * PIECES;
   let subgroup_row = subgroupBroadcastFirst(lane / 32) * 16 * ROWS;
   let row_index = subgroup_row + lane % (16 * ROWS);
   var row = Row(sight.low + min(row_index, info.y - 1), LOWEST, 0.0, 1.0);
 
-  find_rows(lane, sight.first, table, kv_head, sight.last);
-  fetch(0);
+  look_up(lane, sight.first, table, kv_head, sight.last);
+  fetch_keys();
+  look_up(lane, sight.first + KEYS, table, kv_head, sight.last);
   stage_queries(lane, info.x, info.y, head);
   workgroupBarrier();
   var queries: Queries;
@@ -331,26 +368,32 @@ fn main(@builtin(workgroup_id) place: vec3u, @builtin(local_invocation_index) la
     }
   }
   workgroupBarrier();
-  stage(lane, sight.first, sight.last);
+  stage_keys(lane);
   workgroupBarrier();
+  fetch_values();
+  fetch_keys();
+  look_up(lane, sight.first + 2 * KEYS, table, kv_head, sight.last);
+  multiply_keys(&queries, subgroup_row);
   for (var first = sight.first; first <= sight.last; first += KEYS) {
-    fetch(to_values);
-    multiply_keys(&queries, subgroup_row);
     workgroupBarrier();
-    stage(lane, first, sight.last);
+    stage_values(lane);
+    stage_keys(lane);
     let is_moved = subgroupAny(weigh(lane, row_index, &row, sight, first));
     if (lane % 32 == 0) { moves[lane / 32] = u32(is_moved); }
     let moved = workgroupUniformLoad(&moves);
     var any = 0u;
     for (var i = 0u; i < SUBGROUPS; i++) { any |= moved[i]; }
     if (any != 0 && first > sight.first) { rescale(&outputs, lane, subgroup_row, row_index, row.factor); }
-    find_rows(lane, first + KEYS, table, kv_head, sight.last);
-    fetch(0);
+    // Under a condition that the compiler cannot do without, or it would move what is fetched to where it is staged.
+    if (first + KEYS + lane / PIECES <= sight.last) {
+      fetch_values();
+      fetch_keys();
+      look_up(lane, first + 3 * KEYS, table, kv_head, sight.last);
+    }
     multiply_values(&outputs, subgroup_row);
-    workgroupBarrier();
-    stage(lane, first + KEYS, sight.last);
-    workgroupBarrier();
+    multiply_keys(&queries, subgroup_row);
   }
+  workgroupBarrier();
   var weight = row.weight;
   if (ROW_LANES == 2) { weight += subgroupShuffleXor(weight, 16); }
   finish(&outputs, lane, subgroup_row, weight, info, head);

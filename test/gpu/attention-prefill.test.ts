@@ -1,5 +1,6 @@
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import {
+  attentionConsts,
   attentionPrefill,
   type AttentionPrefillOptions,
   queryTiles,
@@ -146,6 +147,19 @@ test("queryTiles cuts runs at sequences and at the size of a tile", () => {
   ];
   const size = queryTileTokens;
   expect([...queryTiles(runs)]).toEqual([0, size, 0, 0, size, 1, 0, 0, size + 1, 2, 3, 0]);
+});
+
+test("a workgroup's keys, values, scores and weights fit the memory that devices with matrix units have", () => {
+  for (const headDim of [64, 96, 128]) {
+    const consts = attentionConsts(headDim);
+    const [keyRows, rows, subgroups, items] = ["KEY_ROWS", "ROWS", "SUBGROUPS", "ITEMS"].map((name) =>
+      Number.parseInt(consts[name], 10),
+    );
+    const [keys, queries, stride] = [16 * keyRows, 16 * rows * subgroups, headDim / 8 + 1];
+    const pieces = Math.max(queries * stride, 2 * keys * stride + queries * (keys / 4 + 1 + keys / 8 + 1));
+    expect(16 * pieces + 4 * subgroups).toBeLessThanOrEqual(48 * 1024);
+    expect(items * 32 * subgroups).toBeGreaterThanOrEqual((keys * headDim) / 8);
+  }
 });
 
 describe("attention-prefill refuses", () => {
