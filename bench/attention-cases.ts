@@ -109,6 +109,8 @@ function metadata(gpu: Gpu, { tokens, keys, blocks }: { tokens: number; keys: nu
 
 export const attentionCases: readonly KernelCase[] = [
   attentionCase("cpu", { tokens: 1, keys: 48, heads: 4, headDim: 64, dtype: "f32" }),
+  attentionCase("cpu", { tokens: 1, keys: 512, heads: 4, headDim: 64, dtype: "f32" }),
+  attentionCase("cpu", { tokens: 1, keys: 512, heads: 4, headDim: 64, dtype: "bf16" }),
   attentionCase("cpu", { tokens: 32, keys: 32, heads: 4, headDim: 64, dtype: "f32" }),
   attentionCase("gpu", { tokens: 1, keys: 160, heads: 12, headDim: 128, dtype: "f16" }),
   attentionCase("gpu", { tokens: 1, keys: 1024, heads: 12, headDim: 128, dtype: "f16" }),

@@ -5,11 +5,13 @@ import type { KernelCase } from "./kernel-case.ts";
 import { linearCases } from "./linear-cases.ts";
 import { matrixCases } from "./matrix-cases.ts";
 import { rowCases } from "./row-cases.ts";
+import { stepCases } from "./step-cases.ts";
 
 export const kernelCases: readonly KernelCase[] = [
   ...linearCases,
   ...matrixCases,
   ...attentionCases,
   ...rowCases,
+  ...stepCases,
   ...decodeCases,
 ];

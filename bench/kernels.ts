@@ -10,9 +10,7 @@ import process from "node:process";
 import { parseArgs } from "node:util";
 import { type GpuChoice, gpuChoices, openDevice } from "../src/gpu/device/open-device.ts";
 import type { Gpu } from "../src/gpu/gpu.ts";
-import { ReadbackRing } from "../src/gpu/readback.ts";
-import { Recorder } from "../src/gpu/recorder.ts";
-import { elementCount } from "../src/gpu/tensor.ts";
+import { checkedOutputs } from "./check.ts";
 import { commit } from "./commit.ts";
 import type { BuiltCase, KernelCase } from "./kernel-case.ts";
 import { kernelCases } from "./kernel-cases.ts";
@@ -32,8 +30,6 @@ interface Measurement {
   streamShare: number;
   checked: true;
 }
-
-const checkedElements = 64;
 
 async function main(): Promise<void> {
   const options = readOptions();
@@ -86,7 +82,8 @@ async function measure(
 ): Promise<Omit<Measurement, "date" | "commit" | "adapter" | "runtime">> {
   const { name } = kernelCase;
   const built = kernelCase.build(gpu);
-  await check(gpu, name, built);
+  const { outputs } = await checkedOutputs(gpu, name, built);
+  outputs.restore();
   const [{ bytes, flops }] = built.dispatches;
   const microseconds = await medianMicroseconds(gpu, built.dispatches);
   release(built);
@@ -99,30 +96,6 @@ async function measure(
     streamShare: round(gbPerSecond / stream),
     checked: true,
   };
-}
-
-/** Throws unless sampled elements of the output agree with float64. */
-async function check(gpu: Gpu, name: string, built: BuiltCase): Promise<void> {
-  const recorder = new Recorder(gpu);
-  recorder.add(built.dispatches[0]);
-  const read = new ReadbackRing(gpu).request(recorder, built.output);
-  await gpu.pipelines.compile(built.dispatches);
-  recorder.submit();
-  const bytes = await read();
-  const actual = built.output.dtype === "f16" ? new Float16Array(bytes) : new Float32Array(bytes);
-  const count = elementCount(built.output.shape);
-  const stride = Math.max(1, Math.floor(count / checkedElements)) | 1; // odd, so that all columns have a chance
-  const indices = Array.from({ length: checkedElements }, (_, i) => (i * stride) % count).concat(count - 1);
-  const expected = indices.map((index) => built.expected(index));
-  const scale = Math.sqrt(expected.reduce((sum, value) => sum + value * value, 0) / expected.length);
-  expected.forEach((value, i) => {
-    const error = Math.abs(actual[indices[i]] - value) / scale;
-    if (!(error <= built.tolerance)) {
-      throw new Error(
-        `Cannot trust ${name}: expected element ${indices[i]} to be ${value}, got ${actual[indices[i]]}`,
-      );
-    }
-  });
 }
 
 function release({ dispatches }: BuiltCase): void {

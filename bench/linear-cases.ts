@@ -97,12 +97,13 @@ const gpuShapes = [
 ];
 
 export const linearCases: readonly KernelCase[] = [
-  ...[1, 32].flatMap((tokens) =>
+  ...[1, 8, 32].flatMap((tokens) =>
     tinyShapes.map(([outputs, inputs]) => linearCase("cpu", { tokens, inputs, outputs, dtype: "bf16" })),
   ),
+  ...(["f32", "f16", "i8", "i4"] as const).flatMap((dtype) =>
+    [1, 8, 32].map((tokens) => linearCase("cpu", { tokens, inputs: 256, outputs: 1536, dtype })),
+  ),
   ...(["i8", "i4"] as const).flatMap((dtype) => [
-    linearCase("cpu", { tokens: 1, inputs: 256, outputs: 8192, dtype }),
-    linearCase("cpu", { tokens: 32, inputs: 256, outputs: 1536, dtype }),
     ...quantizedShapes.map(([tokens, outputs, inputs]) =>
       linearCase("gpu", { tokens, inputs, outputs, dtype }),
     ),

@@ -23,13 +23,14 @@ export interface RandomTensorOptions {
   shape: number[];
   dtype?: Dtype;
   seed: number;
+  readable?: boolean;
 }
 
 export function randomTensor(
   gpu: Gpu,
-  { name, shape, dtype = "f32", seed }: RandomTensorOptions,
+  { name, shape, dtype = "f32", seed, readable }: RandomTensorOptions,
 ): RandomTensor {
-  const tensor = createTensor(gpu.device, { name, dtype, shape });
+  const tensor = createTensor(gpu.device, { name, dtype, shape, readable });
   const { values, stored } = block(Math.min(blockLength, elementCount(shape)), dtype, seed);
   const size = elementCount(shape) * bytesPerElement[dtype];
   for (let offset = 0; offset < size; offset += stored.byteLength) {

@@ -35,11 +35,22 @@ const kernelLine = z.object({
   streamShare: z.number(),
 });
 
+/** A line of `bench/cpu-kernels.ts --record`. */
+const loopLine = z.object({
+  date: z.string(),
+  adapter: z.string(),
+  case: z.string(),
+  cpuMicroseconds: z.number(),
+  bestLoop: z.string(),
+  loopShare: z.number(),
+});
+
+type LoopLine = z.output<typeof loopLine>;
 type ValueLine = z.output<typeof valueLine>;
 type KernelLine = z.output<typeof kernelLine>;
 type Row = readonly string[];
 
-/** The tables' text for the lines of a history: two for each adapter, of values and of kernels. */
+/** The tables' text for the lines of a history: up to three for each adapter, of values, of kernels, and of these beside other loops. */
 export function timesTable(history: string): string {
   const lines = history
     .trim()
@@ -47,11 +58,13 @@ export function timesTable(history: string): string {
     .map((line): unknown => JSON.parse(line));
   const values = lines.flatMap((line) => valueLine.safeParse(line).data ?? []);
   const kernels = lines.flatMap((line) => kernelLine.safeParse(line).data ?? []);
-  const adapters = new Set([...values, ...kernels].map(({ adapter }) => adapter));
+  const loops = lines.flatMap((line) => loopLine.safeParse(line).data ?? []);
+  const adapters = new Set([...values, ...kernels, ...loops].map(({ adapter }) => adapter));
   return [...adapters]
     .map((adapter) => {
       const isOnIt = (line: { adapter: string }) => line.adapter === adapter;
-      return adapterTables(adapter, values.filter(isOnIt), kernels.filter(isOnIt));
+      const tables = adapterTables(adapter, values.filter(isOnIt), kernels.filter(isOnIt));
+      return [tables, ...loopTable(loops.filter(isOnIt))].join("\n");
     })
     .join("\n\n");
 }
@@ -70,6 +83,30 @@ function adapterTables(
       ? ["", ...table(["kernel", "us", "GB/s", "TFLOP/s", "of streaming bandwidth"], kernelRows)]
       : []),
   ].join("\n");
+}
+
+/** A row a kernel: how near its shapes come to the best loops found, and which of them is the farthest. */
+function loopTable(lines: readonly LoopLine[]): string[] {
+  const kernels = Map.groupBy(
+    newest(lines, (line) => line.case),
+    (line) => line.case.split(" ")[0],
+  );
+  const rows = [...kernels].map(([kernel, shapes]) => {
+    const [farthest] = shapes.toSorted((a, b) => a.loopShare - b.loopShare);
+    const nearest = Math.max(...shapes.map(({ loopShare }) => loopShare));
+    const [from, to] = [farthest.loopShare, nearest].map((share) => `${Math.round(100 * share)} %`);
+    const share = from === to ? to : `${from} to ${to}`;
+    const { case: name, cpuMicroseconds, bestLoop } = farthest;
+    return [kernel, String(shapes.length), share, `${name}, ${digits(cpuMicroseconds)} us`, bestLoop];
+  });
+  if (rows.length === 0) return [];
+  return [
+    "",
+    ...table(
+      ["kernel", "shapes", "of the best loop's speed", "farthest from it, CPU time", "best loop there"],
+      rows,
+    ),
+  ];
 }
 
 function modelOf({ model, quantization }: ValueLine): string {

@@ -133,6 +133,7 @@ export const rowCases: readonly KernelCase[] = [
   normCase("cpu", 32, 256),
   normF16Case("cpu", 32, 256),
   rotaryKvCase("cpu", 32, 4, 64),
+  gateCase("cpu", 1, 768),
   gateCase("cpu", 32, 768),
   normCase("gpu", 1, 1536),
   normCase("gpu", 4096, 1536),

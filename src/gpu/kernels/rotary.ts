@@ -42,11 +42,12 @@ export function rotary(traits: GpuTraits, { x, cosSin, tokensMeta, heads }: Rota
   checkAtMost("rotary_dim", channels, rotary_dim);
   checkAtMost("the end of the heads", row, offset + count * channels);
   const pairs = (count * rotary_dim) / 2;
-  const { lanes, workgroups } = tokenGrid(traits, tokens, pairs);
+  const headsAbreast = traits.isCpu ? 1 : count; // a GPU has lanes for all
+  const { lanes, workgroups } = tokenGrid(traits, tokens, (headsAbreast * rotary_dim) / 2);
   return {
     spec: rotarySpec,
     file: "rotary",
-    constants: { LANES: lanes },
+    constants: { LANES: lanes, HEADS: headsAbreast },
     tensors,
     params: { tokens, row, offset, heads: count, head_dim: channels, rotary_dim, positions },
     workgroups,

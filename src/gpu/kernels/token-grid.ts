@@ -5,11 +5,20 @@ import { groups } from "../kernel.ts";
 /** WebGPU's limit in each dimension; shaders step over the tokens by the size of the grid. */
 const workgroupsMax = 65535;
 
-/** Lanes of a workgroup, and workgroups: on a CPU small ones, so that one token already occupies every core. */
+/** Lanes of a workgroup, and workgroups. On a CPU one costs as much as the work of twenty lanes: few, of many tokens each. */
 export function tokenGrid(traits: GpuTraits, tokens: number, pieces: number) {
-  const lanes = traits.isCpu ? 16 : 128;
-  const workgroups: [number, number, number] = [groups(pieces, lanes), Math.min(tokens, workgroupsMax), 1];
+  const lanes = traits.isCpu ? cpuLanes(pieces) : 128;
+  const rows = traits.isCpu ? Math.max(Math.min(tokens, 2), groups(tokens, cpuTokens)) : tokens;
+  const workgroups: [number, number, number] = [groups(pieces, lanes), Math.min(rows, workgroupsMax), 1];
   return { lanes, workgroups };
+}
+
+/** Tokens that a workgroup on a CPU steps over, where there are more than for two. */
+const cpuTokens = 16;
+
+/** A power of two from 16 to 64, since lanes without work cost something too. */
+function cpuLanes(pieces: number): number {
+  return [16, 32].find((lanes) => pieces <= lanes) ?? 64;
 }
 
 /** Throws TypeError unless `value` is a multiple of `step`. */
