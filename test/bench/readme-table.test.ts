@@ -34,6 +34,30 @@ test("a case has one row an adapter, the newest", () => {
   ]);
 });
 
+test("kernels beside other loops: a row a kernel, of its newest shapes, with the farthest from the best loop", () => {
+  const line = {
+    date: "2026-11-24",
+    adapter: "A",
+    cpuMicroseconds: 12.345,
+    bestLoop: "kernel",
+    loopShare: 1,
+  };
+  const lines = [
+    { ...line, case: "add 1x256", bestLoop: "old", loopShare: 0.1 },
+    { ...line, case: "add 1x256", bestLoop: "64 lanes", loopShare: 0.871 },
+    { ...line, case: "add 32x256", loopShare: 0.9 },
+    { ...line, case: "sample 1x8192" },
+  ];
+  expect(timesTable(lines.map((one) => JSON.stringify(one)).join("\n")).split("\n")).toEqual([
+    "On A:",
+    "",
+    "| kernel | shapes | of the best loop's speed | farthest from it, CPU time | best loop there |",
+    "|---|---|---|---|---|",
+    "| add | 2 | 87 % to 90 % | add 1x256, 12.3 us | 64 lanes |",
+    "| sample | 1 | 100 % | sample 1x8192, 12.3 us | kernel |",
+  ]);
+});
+
 test("the README's table is that of the history", () => {
   const readme = readFileSync(project("README.md"), "utf8");
   const history = readFileSync(project("bench/history.ndjson"), "utf8");
