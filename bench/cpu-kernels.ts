@@ -6,7 +6,7 @@
  * Cases are those of kernel-cases.ts that are meant for a CPU, loops those of cpu-loops.ts: other WGSL, or the same with
  * other workgroups. A kernel must be right by float64, a loop give what the kernel gives. All run in turns, so that
  * whatever else the machine does happens to all; time is the CPU time of the process, which counts the adapter's threads
- * and nobody else's. Shares are medians over the rounds. `--all` prints every loop, `--record` appends a line a case to
+ * and nobody else's, and of which the least is counted: noise only adds to it. `--all` prints every loop, `--record` appends a line a case to
  * bench/history.ndjson.
  */
 import { appendFileSync } from "node:fs";
@@ -17,7 +17,7 @@ import type { Gpu } from "../src/gpu/gpu.ts";
 import type { Dispatch } from "../src/gpu/kernel.ts";
 import { sameResults } from "../src/gpu/outputs.ts";
 import { type Program, Recorder } from "../src/gpu/recorder.ts";
-import { median, type Timer, wallTimer } from "../src/gpu/stopwatch.ts";
+import { type Timer, wallTimer } from "../src/gpu/stopwatch.ts";
 import { checkedOutputs } from "./check.ts";
 import { commit } from "./commit.ts";
 import { loopsFor } from "./cpu-loops.ts";
@@ -54,7 +54,7 @@ interface Measurement {
 
 const sampleMs = 25;
 /** A loop that takes so many times as long as the kernel is not measured any further. */
-const hopelessShare = 2;
+const hopelessShare = 1.5;
 
 async function main(): Promise<void> {
   const options = readOptions();
@@ -110,8 +110,8 @@ async function measure(
   const timer = wallTimer(gpu, () => performance.now());
   for (const candidate of candidates) await calibrate(timer, candidate);
   const [kernel] = candidates;
-  const limit = hopelessShare * median(kernel.cpu);
-  const inTheRunning = candidates.filter(({ cpu }) => median(cpu) <= limit);
+  const limit = hopelessShare * least(kernel.cpu);
+  const inTheRunning = candidates.filter(({ cpu }) => least(cpu) <= limit);
   for (const candidate of inTheRunning) {
     candidate.cpu.length = 0;
     candidate.wall.length = 0;
@@ -168,12 +168,12 @@ function summary({ name }: KernelCase, { bytes, flops }: Dispatch, candidates: r
   const [kernel, ...loops] = candidates;
   const shares = loops.map((loop) => shareOf(loop, kernel));
   const best = shares.indexOf(Math.min(1, ...shares)); // -1: the kernel
-  const microseconds = median(kernel.cpu);
+  const microseconds = least(kernel.cpu);
   return {
     case: name,
     cpuMicroseconds: round(microseconds),
     bestLoop: best < 0 ? "kernel" : loops[best].name,
-    bestLoopCpuMicroseconds: round(best < 0 ? microseconds : median(loops[best].cpu)),
+    bestLoopCpuMicroseconds: round(best < 0 ? microseconds : least(loops[best].cpu)),
     loopShare: round(best < 0 ? 1 : shares[best]),
     gbPerSecond: round(bytes / microseconds / 1e3),
     gflops: round(flops / microseconds / 1e3),
@@ -181,9 +181,13 @@ function summary({ name }: KernelCase, { bytes, flops }: Dispatch, candidates: r
   };
 }
 
-/** The loop's time as a share of the kernel's, each round for itself. */
-function shareOf({ cpu }: Candidate, kernel: Candidate, times: readonly number[] = kernel.cpu): number {
-  return median(cpu.map((time, round) => time / times[round]));
+function least(times: readonly number[]): number {
+  return Math.min(...times);
+}
+
+/** The loop's time as a share of the kernel's. */
+function shareOf(loop: Candidate, kernel: Candidate): number {
+  return least(loop.cpu) / least(kernel.cpu);
 }
 
 function head(gpu: Gpu): string {
@@ -197,7 +201,7 @@ function row({ case: name, cpuMicroseconds, gbPerSecond, gflops, loopShare, best
 }
 
 function detail(candidate: Candidate, kernel: Candidate): string {
-  const [cpu, wall] = [candidate.cpu, candidate.wall].map((times) => median(times).toFixed(1).padStart(10));
+  const [cpu, wall] = [candidate.cpu, candidate.wall].map((times) => least(times).toFixed(1).padStart(10));
   return `    ${candidate.name.padEnd(40)}${cpu} ${wall} wall ${percent(shareOf(candidate, kernel)).padStart(8)}`;
 }
 
