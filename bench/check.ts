@@ -19,15 +19,15 @@ export async function checkedOutputs(
   return { outputs, results };
 }
 
-function checkResult(name: string, { expected, tolerance }: BuiltCase, actual: Float32Array): void {
+function checkResult(name: string, built: BuiltCase, actual: Float32Array): void {
   const count = actual.length;
   const stride = Math.max(1, Math.floor(count / checkedElements)) | 1; // odd, so that all columns have a chance
   const indices = Array.from({ length: checkedElements }, (_, i) => (i * stride) % count).concat(count - 1);
-  const wanted = indices.map((index) => expected(index));
+  const wanted = indices.map((index) => built.expected(index));
   const scale = Math.sqrt(wanted.reduce((sum, value) => sum + value * value, 0) / wanted.length);
   wanted.forEach((value, i) => {
     const error = Math.abs(actual[indices[i]] - value) / scale;
-    if (!(error <= tolerance)) {
+    if (!(error <= built.tolerance)) {
       throw new Error(
         `Cannot trust ${name}: expected element ${indices[i]} to be ${value}, got ${actual[indices[i]]}`,
       );

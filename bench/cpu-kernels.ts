@@ -131,7 +131,7 @@ async function checkedCandidates(gpu: Gpu, name: string, built: BuiltCase): Prom
   };
   const candidates = [candidate("kernel", built.dispatches)];
   for (const loop of loopsFor(built.dispatches[0].file)) {
-    const dispatches = built.dispatches.map(loop.of);
+    const dispatches = built.dispatches.map((dispatch) => loop.of(dispatch));
     await gpu.pipelines.compile(dispatches.slice(0, 1));
     if (!sameResults(await outputs.of(dispatches[0]), results))
       throw new Error(`Cannot trust the loop ${loop.name} for ${name}: its results are not the kernel's`);
@@ -141,10 +141,11 @@ async function checkedCandidates(gpu: Gpu, name: string, built: BuiltCase): Prom
   return candidates;
 }
 
-/** Enough repeats for a sample, found by warming up. */
+/** Enough repeats for a sample, found by warming up: the shorter of two runs counts, since a pause makes one long. */
 async function calibrate(timer: Timer, candidate: Candidate): Promise<void> {
+  const run = () => timer(Array.from({ length: candidate.repeats }, () => candidate.program));
   for (let ms = 0; ms < sampleMs / 2;) {
-    ms = await timer(Array.from({ length: candidate.repeats }, () => candidate.program));
+    ms = Math.min(await run(), await run());
     const wanted = Math.ceil((candidate.repeats * sampleMs) / Math.max(ms, 1e-3));
     candidate.repeats = Math.min(wanted, 8 * candidate.repeats);
   }
