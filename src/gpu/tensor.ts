@@ -82,6 +82,33 @@ export function section(tensor: Tensor, options: TensorOptions & { offset: numbe
   return { name, dtype, shape, buffer: tensor.buffer, offset, size };
 }
 
+/** A matrix of integers and its scales, of `group` inputs each, in one buffer, so that a kernel may bind both at once. */
+export function createQuantized(
+  device: GPUDevice,
+  { name, dtype, shape: [rows, columns], group }: QuantizedOptions,
+): Tensor & { scales: Tensor } {
+  const scaleShape = [rows, columns / group];
+  const offset = align(rows * columns * bytesPerElement[dtype], 256); // what suits any device
+  const words = align(offset + elementCount(scaleShape) * bytesPerElement.f16, 16) / 4;
+  const whole = createTensor(device, { name, dtype: "u32", shape: [words] });
+  const scales = section(whole, { name: `${name}.scales`, dtype: "f16", shape: scaleShape, offset });
+  return { ...section(whole, { name, dtype, shape: [rows, columns], offset: 0 }), scales };
+}
+
+export interface QuantizedOptions {
+  name: string;
+  dtype: "i8" | "i4";
+  shape: readonly [rows: number, columns: number];
+  group: number;
+}
+
+/** The range of `first` and of `second`, which lies behind it in the same buffer; undefined if it does not. */
+export function joined(first: Tensor, second: Tensor): Tensor | undefined {
+  const end = second.offset + second.size;
+  const isBehind = first.buffer.id === second.buffer.id && second.offset >= first.offset + first.size;
+  return isBehind ? { ...first, size: end - first.offset } : undefined;
+}
+
 /** Writes data at an offset of the tensor, both in bytes. The data is copied before this returns. */
 export function writeTensor(device: GPUDevice, tensor: Tensor, data: ArrayBufferView, offset = 0): void {
   if (offset + data.byteLength > tensor.size) {

@@ -12,6 +12,7 @@ import type { Dispatch } from "../../src/gpu/kernel.ts";
 import { ReadbackRing } from "../../src/gpu/readback.ts";
 import { Recorder } from "../../src/gpu/recorder.ts";
 import {
+  createQuantized,
   createTensor,
   type Dtype,
   elementCount,
@@ -78,11 +79,12 @@ export function uploadQuantized(
   shape: number[],
   { values, scales, dtype }: { values: ArrayLike<number>; scales: ArrayLike<number>; dtype: "i8" | "i4" },
 ): Tensor {
-  const scaleShape = [shape[0], scales.length / shape[0]];
-  return {
-    ...upload(gpu, name, shape, values, dtype),
-    scales: upload(gpu, `${name}.scales`, scaleShape, scales, "f16"),
-  };
+  const [rows, columns] = shape;
+  const group = (rows * columns) / scales.length;
+  const created = createQuantized(gpu.device, { name, dtype, shape: [rows, columns], group });
+  writeTensor(gpu.device, created, wholeWords(encode(values, dtype)));
+  writeTensor(gpu.device, created.scales, wholeWords(encode(scales, "f16")));
+  return created;
 }
 
 /** An output: NaN inside (or the given values), a pattern before and behind that must survive. */

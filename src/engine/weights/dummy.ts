@@ -5,11 +5,11 @@
 import {
   align,
   bytesPerElement,
+  createQuantized,
   createTensor,
   type Dtype,
   elementCount,
   type Tensor,
-  type TensorOptions,
   writeTensor,
 } from "../../gpu/tensor.ts";
 import { f32ToBf16, f32ToF16 } from "./dtype.ts";
@@ -51,26 +51,26 @@ export class DummyWeights implements WeightSource {
     const block = this.#block.map((value) => value * scale);
     const dtype = this.quantizedAs(use, columns);
     if (!dtype || !this.#quantization) {
-      return this.#repeated({ name, dtype: this.#dtype, shape }, encode(block, this.#dtype));
+      const tensor = createTensor(this.#device, { name, dtype: this.#dtype, shape });
+      await this.#fill(tensor, encode(block, this.#dtype));
+      return tensor;
     }
     const { group } = this.#quantization;
     const rounded = quantize(block, dtype, group);
-    const values = await this.#repeated({ name, dtype, shape }, rounded.values);
-    const scaleShape = [shape[0], columns / group];
-    const scales = { name: `${name}.scales`, dtype: "f16", shape: scaleShape } as const;
-    return { ...values, scales: await this.#repeated(scales, rounded.scales) };
+    const tensor = createQuantized(this.#device, { name, dtype, shape: [shape[0], columns], group });
+    await this.#fill(tensor, rounded.values);
+    await this.#fill(tensor.scales, rounded.scales);
+    return tensor;
   }
 
-  /** A tensor of the block's numbers again and again. */
-  async #repeated(options: TensorOptions, block: ArrayBufferView<ArrayBuffer>): Promise<Tensor> {
-    const tensor = createTensor(this.#device, options);
-    const size = align(elementCount(options.shape) * bytesPerElement[options.dtype], 4);
+  /** The block's numbers again and again. */
+  async #fill(tensor: Tensor, block: ArrayBufferView<ArrayBuffer>): Promise<void> {
+    const size = align(elementCount(tensor.shape) * bytesPerElement[tensor.dtype], 4);
     for (let offset = 0; offset < size; offset += block.byteLength) {
       const bytes = Math.min(block.byteLength, size - offset);
       writeTensor(this.#device, tensor, new Uint8Array(block.buffer, block.byteOffset, bytes), offset);
     }
     await this.#device.queue.onSubmittedWorkDone(); // bounds the copies that wait on the host
-    return tensor;
   }
 
   /** Around 1, as norm weights are. */

@@ -2,7 +2,7 @@
  * Moves a checkpoint's tensors into device memory, a bounded chunk at a time, joined, converted and quantised on the way.
  * Knows names and shapes it is asked for, not what they mean.
  */
-import { bytesPerElement, createTensor, type Dtype, type Tensor } from "../../gpu/tensor.ts";
+import { bytesPerElement, createQuantized, createTensor, type Dtype, type Tensor } from "../../gpu/tensor.ts";
 import { CheckpointError } from "../errors.ts";
 import { DTYPE_BYTES, f32ToBf16, f32ToF16, type StoredDtype, toF32 } from "./dtype.ts";
 import { type MatrixUse, type Quantization, quantizedDtype } from "./quantization.ts";
@@ -130,7 +130,8 @@ export class WeightLoader implements WeightSource {
   /** Out of the cache, or rounded now and put there. */
   async #quantized(stored: readonly StoredTensor[], matrix: QuantizedMatrix): Promise<Tensor> {
     const { device, cache } = this.#options;
-    const target = createQuantized(device, matrix);
+    const { names, rows, columns, dtype, group } = matrix;
+    const target = createQuantized(device, { name: names[0], dtype, shape: [rows, columns], group });
     const take: TakeBytes = (region, offset, bytes) =>
       this.#uploader.write(region === "values" ? target : target.scales, bytes, offset);
     if (await cache?.load(matrix, take)) stored.forEach(({ byteLength }) => this.#advance(byteLength));
@@ -171,13 +172,6 @@ export class WeightLoader implements WeightSource {
     this.#bytesRead = Math.min(this.#bytesRead + bytes, checkpoint.totalBytes);
     onProgress?.(this.#bytesRead, checkpoint.totalBytes);
   }
-}
-
-function createQuantized(device: GPUDevice, { names, rows, columns, dtype, group }: QuantizedMatrix) {
-  const [name] = names;
-  const values = createTensor(device, { name, dtype, shape: [rows, columns] });
-  const shape = [rows, columns / group];
-  return { ...values, scales: createTensor(device, { name: `${name}.scales`, dtype: "f16", shape }) };
 }
 
 function quantizeChecked(
