@@ -15,6 +15,10 @@ export interface GpuTraits {
   readonly subgroupMaxSize: number;
   /** Most lanes of a workgroup. */
   readonly workgroupLanesMax: number;
+  /** Most memory of a workgroup. */
+  readonly workgroupBytesMax: number;
+  /** Workgroups of `decodePass` that are known to run at once; without, it is not used. */
+  readonly residentWorkgroups?: number;
   /** Asked for: kernels must use variants whose result for a token does not depend on what else is in the batch. */
   readonly deterministic: boolean;
   /** What is known to be faster here than the kernels' defaults. */
@@ -72,6 +76,11 @@ export class Gpu {
     this.#traits = { ...this.#traits, tuning };
   }
 
+  /** So many workgroups of `decodePass` run at once; undefined: it is not to be used. Takes effect likewise. */
+  useResidentWorkgroups(residentWorkgroups: number | undefined): void {
+    this.#traits = { ...this.#traits, residentWorkgroups };
+  }
+
   /** One line for people: adapter, features used, what is missing. */
   describe(): string {
     const { hasF16, hasSubgroups, hasSubgroupMatrix, isCpu } = this.traits;
@@ -125,6 +134,7 @@ function traitsOf(device: GPUDevice, info: GPUAdapterInfo, name: string): Omit<G
     subgroupMinSize: info.subgroupMinSize ?? 4,
     subgroupMaxSize: info.subgroupMaxSize ?? 128,
     workgroupLanesMax: device.limits.maxComputeInvocationsPerWorkgroup,
+    workgroupBytesMax: device.limits.maxComputeWorkgroupStorageSize,
   };
 }
 

@@ -85,7 +85,7 @@ export class PipelineCache {
     if (found) return found;
     const module = this.#device.createShaderModule({
       label: file,
-      code: unroll(replaceConsts(readWgsl(file), replace)),
+      code: enabling(replace) + unroll(replaceConsts(readWgsl(file), replace)),
     });
     this.#modules.set(key, module);
     return module;
@@ -127,6 +127,11 @@ export function replaceConsts(source: string, replace: Readonly<Record<string, s
     text = text.replace(line, `$1 ${name}$2 = ${value};`);
   }
   return text;
+}
+
+/** What a variant needs to be enabled that its file does without. */
+function enabling(replace: Readonly<Record<string, string>> = {}): string {
+  return Object.values(replace).some((value) => /\bf16\b/.test(value)) ? "enable f16;\n" : "";
 }
 
 function moduleKey({ file, replace }: Dispatch): string {

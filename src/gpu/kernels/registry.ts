@@ -10,6 +10,7 @@ import { addSharesSpec } from "./add-shares.ts";
 import { addSpec } from "./add.ts";
 import { attentionDecodeSpec } from "./attention-decode.ts";
 import { combineLinearSpec } from "./combine-linear.ts";
+import { decodePassSpec } from "./decode-pass.ts";
 import { fusedLinearSpec } from "./fused-linear.ts";
 import { qkvDecodeSpec } from "./qkv-decode.ts";
 import { adjustLogitsSpec } from "./adjust-logits.ts";
@@ -17,6 +18,7 @@ import { embeddingSpec } from "./embedding.ts";
 import { gatedActivationSpec } from "./gated-activation.ts";
 import { maskLogitsSpec } from "./mask-logits.ts";
 import { addNormF16Spec, normF16Spec } from "./norm-f16.ts";
+import { rendezvousSpec } from "./rendezvous.ts";
 import { rotaryKvSpec } from "./rotary-kv.ts";
 import { rotarySpec } from "./rotary.ts";
 import { sampleSpec } from "./sample.ts";
@@ -48,4 +50,6 @@ export const kernelSpecs: readonly KernelSpec[] = [
   qkvDecodeSpec,
   attentionDecodeSpec,
   combineLinearSpec,
+  decodePassSpec,
+  rendezvousSpec,
 ];

@@ -95,8 +95,13 @@ const items: Partial<Record<Dtype, { eighths: number; vectors: number }>> = {
 };
 const floatItem = { eighths: 1, vectors: 2 };
 
+/** What an item of a matrix in this format is. */
+export function itemOf(format: Dtype): { eighths: number; vectors: number } {
+  return items[format] ?? floatItem;
+}
+
 function itemsOfRow({ dtype, shape }: Tensor): number {
-  return groups(shape[1], 8 * (items[dtype] ?? floatItem).eighths);
+  return groups(shape[1], 8 * itemOf(dtype).eighths);
 }
 
 /** Most items that a lane has in flight, for its registers, and most bytes of inputs that a workgroup holds. */
@@ -105,7 +110,7 @@ const stagedBytesMax = 16384;
 
 /** Bytes that a lane's item takes of the inputs that a workgroup holds. */
 function stagedBytes({ dtype }: Tensor, tokens: number): number {
-  return 16 * (items[dtype] ?? floatItem).vectors * tokens;
+  return 16 * itemOf(dtype).vectors * tokens;
 }
 
 /** Tokens that a workgroup has at a time: all, if it can hold their inputs; else as many as it can. */
@@ -122,7 +127,7 @@ export function teamConsts(
   weight: Tensor,
   tokens: number,
 ): Record<string, string> {
-  const { eighths, vectors } = items[weight.dtype] ?? floatItem;
+  const { eighths, vectors } = itemOf(weight.dtype);
   const tile = tokenTile(tokens, weight, lanes);
   const fitting = Math.floor(stagedBytesMax / (stagedBytes(weight, tile) * lanes));
   const unrollMax = Math.max(1, Math.min(Math.floor(inFlightMax / rows), fitting));
