@@ -104,6 +104,11 @@ export class Batch {
     return [{ ...rows, ...(stateSums && { stateSums }) }];
   }
 
+  /** What workgroups that wait for each other hand over; [1] is set if one has waited in vain. */
+  get handoffs(): readonly Tensor[] {
+    return this.#workspace.allWords;
+  }
+
   /** Records batches of this many tokens and one sampled row, whatever the inputs hold: for compiling ahead. */
   recordShape(count: number): void {
     const { limits, model, recorder } = this.#options;

@@ -1,6 +1,8 @@
 /** From options to a runner that is ready: device, checkpoint, layers, KV memory, compiled pipelines. */
 import { openDevice, type GpuChoice } from "../gpu/device/open-device.ts";
 import type { Gpu } from "../gpu/gpu.ts";
+import { passRoom } from "../gpu/kernels/decode-pass-shape.ts";
+import { countResident } from "../gpu/kernels/rendezvous.ts";
 import { Profiler } from "../gpu/profile.ts";
 import { align } from "../gpu/tensor.ts";
 import { readTuning } from "../gpu/tuning-file.ts";
@@ -144,6 +146,7 @@ export async function loadEngine(
     onProgress({ stage: "device", done: 1, all: 1, note: gpu.describe() });
     const note = await useTuning(gpu, options);
     if (note) onProgress({ stage: "device", done: 1, all: 1, note });
+    await countWorkgroups(gpu);
     return await loadOn({ gpu, config, options, maxModelLen, onProgress });
   } catch (error) {
     gpu.close();
@@ -157,6 +160,14 @@ async function useTuning(gpu: Gpu, { tuning: path, deterministic }: EngineOption
   const { tuning, note } = await readTuning(gpu, path);
   gpu.useTuning(tuning);
   return note;
+}
+
+/** Finds out how many workgroups may wait for each other, where kernels do. */
+async function countWorkgroups(gpu: Gpu): Promise<void> {
+  const { isCpu, hasSubgroups, deterministic } = gpu.traits;
+  if (isCpu || !hasSubgroups || deterministic) return;
+  const { lanes, bytes } = passRoom(gpu.traits);
+  gpu.useResidentWorkgroups(await countResident(gpu, { lanes, bytes }));
 }
 
 interface LoadOptions {
@@ -197,6 +208,10 @@ async function loadOn(parts: LoadOptions): Promise<LoadedEngine> {
     (blockCounts) => new Runner({ ...parameters, blockCounts }),
   );
   await runner.compile(warmUpCounts, (done, all) => onProgress({ stage: "kernels", done, all }));
+  if (runner.decodesInOne) {
+    const note = `Decoding a single sequence: a dispatch a layer pass, ${gpu.traits.residentWorkgroups} workgroups at once`;
+    onProgress({ stage: "kernels", done: 1, all: 1, note });
+  }
   gpu.assertAlive();
   return { gpu, config, model, runner, policy, kvSpecs, blocks, maxBatchedTokens, maxModelLen, profiler };
 }

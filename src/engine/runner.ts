@@ -2,10 +2,11 @@
 import { BlockCopier } from "../gpu/block-copier.ts";
 import type { Gpu } from "../gpu/gpu.ts";
 import type { Dispatch } from "../gpu/kernel.ts";
+import { decodePassSpec } from "../gpu/kernels/decode-pass.ts";
 import type { Profiler } from "../gpu/profile.ts";
 import { ReadbackRing } from "../gpu/readback.ts";
 import { Recorder } from "../gpu/recorder.ts";
-import { createTensor, type Tensor } from "../gpu/tensor.ts";
+import { createTensor, type Tensor, writeTensor } from "../gpu/tensor.ts";
 import { Batch, type BatchRows } from "./batch.ts";
 import type { KvPolicy } from "./kv-cache/aggregate.ts";
 import type { KvCacheSpec } from "./kv-cache/spec.ts";
@@ -101,6 +102,11 @@ export class Runner {
     }
   }
 
+  /** Whether a layer pass of one token is a single dispatch, as found when kernels were compiled. */
+  get decodesInOne(): boolean {
+    return this.#gpu.traits.residentWorkgroups !== undefined && this.#main.handoffs.length > 0;
+  }
+
   /** Gives the KV cache's memory back; nothing can be run after it. */
   release(): void {
     for (const { buffer, scales } of this.#kv) {
@@ -128,14 +134,38 @@ export class Runner {
     if (wanted.includes("logits") && done.some(({ edits }) => edits?.some(isEdit))) this.#recorder.submit();
     for (const { rows, edits } of done) rows.sample(edits);
     request("sampled");
+    const haveMet = this.#watchHandoffs();
     this.#recorder.submit();
-    return {
-      sampled: async () => new Uint32Array(await this.#readAll(reads.get("sampled"), "sampled")),
-      logits: async () => new Float32Array(await this.#readAll(reads.get("logits"), "logits")),
-      promptLogits: async () =>
-        new Float32Array(await this.#readAll(reads.get("promptLogits"), "promptLogits")),
-      stateSums: async () => new Float32Array(await this.#readAll(reads.get("stateSums"), "stateSums")),
+    const readAll = async (name: Wanted) => {
+      const bytes = await this.#readAll(reads.get(name), name);
+      await haveMet();
+      return bytes;
     };
+    return {
+      sampled: async () => new Uint32Array(await readAll("sampled")),
+      logits: async () => new Float32Array(await readAll("logits")),
+      promptLogits: async () => new Float32Array(await readAll("promptLogits")),
+      stateSums: async () => new Float32Array(await readAll("stateSums")),
+    };
+  }
+
+  /**
+   * Has what comes back with the next submission tell whether a workgroup waited in vain for another: then no result since
+   * is to be used. That they run at once was seen when kernels were compiled.
+   */
+  #watchHandoffs(): () => Promise<void> {
+    const handoffs = [this.#main, this.#layered].flatMap((batch) => batch.handoffs);
+    const reads = handoffs.map((words) => this.#readback.request(this.#recorder, { ...words, shape: [2] }));
+    let found: Promise<void> | undefined;
+    return () => (found ??= this.#checkHandoffs(reads));
+  }
+
+  async #checkHandoffs(reads: readonly Read[]): Promise<void> {
+    for (const read of reads) {
+      if (new Uint32Array(await read())[1] > 0) {
+        throw this.#gpu.fail("workgroups of decode-pass do not run at once any more");
+      }
+    }
   }
 
   #copyBlocks({ copies }: RunnablePlan): void {
@@ -177,6 +207,28 @@ export class Runner {
       dispatches.push(...this.#recorder.take());
     }
     await this.#gpu.pipelines.compile(dispatches, onProgress);
+    if (!(await this.#rehearse(dispatches))) {
+      this.#gpu.useResidentWorkgroups(undefined);
+      await this.compile(tokenCounts, onProgress);
+    }
+  }
+
+  /** Runs each kernel whose workgroups wait for each other once; false if they waited in vain. */
+  async #rehearse(dispatches: readonly Dispatch[]): Promise<boolean> {
+    const { pipelines, device } = this.#gpu;
+    const passes = dispatches.filter(({ spec }) => spec === decodePassSpec);
+    const byPipeline = new Map(passes.map((pass) => [pipelines.get(pass).id, pass]));
+    for (const pass of byPipeline.values()) {
+      const { handoff } = pass.tensors;
+      this.#recorder.add(pass);
+      const read = this.#readback.request(this.#recorder, { ...handoff, shape: [2] });
+      this.#recorder.submit();
+      if (new Uint32Array(await read())[1] > 0) {
+        writeTensor(device, handoff, new Uint32Array(2));
+        return false;
+      }
+    }
+    return true;
   }
 
   /** The bytes of both batches, one after the other. A step without rows is waited for. */

@@ -2,6 +2,7 @@
 import type { Tensor } from "../../gpu/tensor.ts";
 import type { Attention } from "./attention.ts";
 import type { ForwardContext } from "./context.ts";
+import { forwardInOne } from "./decode-pass.ts";
 import type { GatedMlp } from "./mlp.ts";
 import type { RmsNorm } from "./norm.ts";
 import type { ResidualStream } from "./residual-stream.ts";
@@ -39,6 +40,7 @@ export class DecoderBlock {
 
   /** Runs on the context's residual stream. */
   forward(context: ForwardContext): void {
+    if (forwardInOne(context, this.#options)) return;
     const { attention, mlp, attentionNorm, mlpNorm, afterAttentionNorm, afterMlpNorm } = this.#options;
     addBranch(context, { before: attentionNorm, branch: attention, after: afterAttentionNorm });
     addBranch(context, { before: mlpNorm, branch: mlp, after: afterMlpNorm });

@@ -13,14 +13,14 @@ export interface GatedMlpOptions {
 }
 
 export class GatedMlp {
-  readonly #options: GatedMlpOptions;
+  readonly options: GatedMlpOptions;
 
   constructor(options: GatedMlpOptions) {
-    this.#options = options;
+    this.options = options;
   }
 
   forward(context: ForwardContext, { x, norm, y }: BranchIo): void {
-    const { gateUp, down, activation } = this.#options;
+    const { gateUp, down, activation } = this.options;
     const { workspace, tokens } = context;
     const isHalf = [gateUp, down].every((product) => product.inputDtype(context, tokens) === "f16");
     const activated = workspace.tensor("activated", tokens, gateUp.outputs / 2, isHalf ? "f16" : "f32");

@@ -25,7 +25,17 @@ export class Workspace {
     return rows(this.#whole({ name, dtype: "f32", shape: [rowsMax, channels] }), count);
   }
 
-  #whole(options: { name: string; dtype: "f32" | "f16"; shape: [number, number] }): Tensor {
+  /** All that `words` has made. */
+  get allWords(): readonly Tensor[] {
+    return [...this.#tensors.values()].filter(({ dtype }) => dtype === "u32");
+  }
+
+  /** u32 [count], zero when it is first asked for: words that only kernels write, the same for the same name and count. */
+  words(name: string, count: number): Tensor {
+    return this.#whole({ name, dtype: "u32", shape: [count] });
+  }
+
+  #whole(options: { name: string; dtype: "f32" | "f16" | "u32"; shape: number[] }): Tensor {
     const key = `${options.name} ${options.shape.join(" ")} ${options.dtype}`;
     const found = this.#tensors.get(key);
     if (found) return found;

@@ -1,6 +1,6 @@
 /** Makes layers out of a checkpoint's tensors by name; shared by all models. */
 import { embedding } from "../../gpu/kernels/embedding.ts";
-import { createTensor, type Tensor, writeTensor } from "../../gpu/tensor.ts";
+import { createTensor, rowsFrom, type Tensor, writeTensor } from "../../gpu/tensor.ts";
 import type { ForwardContext } from "../layers/context.ts";
 import { Linear } from "../layers/linear.ts";
 import { GatedMlp } from "../layers/mlp.ts";
@@ -45,6 +45,21 @@ export class ModelBuilder {
   async norm(name: string, size: number, weightPlusOne = false): Promise<RmsNorm> {
     const weight = await this.loader.vector([{ name: `${name}.weight`, rows: size }]);
     return new RmsNorm({ eps: this.config.normEps, weight, weightPlusOne });
+  }
+
+  /** The norms before a block's two branches, whose weights lie side by side, so that one kernel may do both. */
+  async blockNorms(
+    names: readonly [string, string],
+    size: number,
+  ): Promise<{ attentionNorm: RmsNorm; mlpNorm: RmsNorm }> {
+    const norm = (weight: Tensor) => new RmsNorm({ eps: this.config.normEps, weight });
+    if ((4 * size) % 256 > 0) {
+      const [attentionNorm, mlpNorm] = names.map((name) => this.norm(name, size));
+      return { attentionNorm: await attentionNorm, mlpNorm: await mlpNorm }; // the second could not be bound by itself
+    }
+    const both = await this.loader.vector(names.map((name) => ({ name: `${name}.weight`, rows: size })));
+    const [first, second] = [0, size].map((at) => ({ ...rowsFrom(both, at), shape: [size], size: 4 * size }));
+    return { attentionNorm: norm(first), mlpNorm: norm(second) };
   }
 
   /** Query, key and value rows of one projection; on disk one tensor (`fused`) or three. */

@@ -26,8 +26,10 @@ async function buildBlock(builder: ModelBuilder, layer: number): Promise<Decoder
   return new DecoderBlock({
     attention: new Attention(await attentionOptions(builder, layer)),
     mlp: await builder.mlp(`${prefix}.mlp`),
-    attentionNorm: await builder.norm(`${prefix}.input_layernorm`, hiddenSize),
-    mlpNorm: await builder.norm(`${prefix}.post_attention_layernorm`, hiddenSize),
+    ...(await builder.blockNorms(
+      [`${prefix}.input_layernorm`, `${prefix}.post_attention_layernorm`],
+      hiddenSize,
+    )),
   });
 }
 

@@ -1,17 +1,26 @@
-import { describe, expect, setDefaultTimeout, test } from "bun:test";
+import { afterAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import type { KvDtype } from "../../../src/engine/kv-cache/spec.ts";
 import { readVerifyCases } from "../../../src/engine/verify/cases.ts";
 import { lossyTolerance } from "../../../src/engine/verify/lossy.ts";
 import { exact, toleranceOf } from "../../../src/engine/verify/tolerance.ts";
 import { verify } from "../../../src/engine/verify/verify.ts";
+import { testGpu } from "../../support/gpu.ts";
 import { shared } from "../../support/shared.ts";
+import { mainPlan, rectangle } from "../../support/rectangle.ts";
 import { openTestModel } from "../../support/test-model.ts";
 
 // Software adapters take their time, and Bun's 5 s apply to each file anew.
 setDefaultTimeout(240_000);
 
 /** A few cases that fit the test model's 64 tokens; what they decode runs in small batches, as the fused kernels take. */
-async function verifyWithGpuKernels(name: string, kvDtype: KvDtype, sequences: number) {
+async function verifyWithGpuKernels(
+  name: string,
+  kvDtype: KvDtype,
+  sequences: number,
+  residentWorkgroups?: number,
+) {
+  const gpu = await testGpu("gpu");
+  gpu.useResidentWorkgroups(residentWorkgroups);
   const dir = shared(`reference/${name}`);
   const options = { rotaryFrequencies: "bf16", kernelsFor: "gpu", kvDtype, sequences } as const;
   const { runner, model, policy, kvSpecs } = await openTestModel(dir, options);
@@ -20,6 +29,10 @@ async function verifyWithGpuKernels(name: string, kvDtype: KvDtype, sequences: n
   const fitting = all.filter(({ promptIds, greedyIds }) => promptIds.length + greedyIds.length <= 64);
   const cases = fitting.slice(0, Math.max(2, sequences));
   expect(cases.length).toBeGreaterThan(1);
+  const tables = policy.groups.map(() => [1]);
+  const token = rectangle({ tokenIds: [5], start: 1, tables, logits: "last" });
+  const kernels = runner.dispatchesOf(mainPlan(token)).map(({ file }) => file);
+  expect(kernels.includes("decode-pass")).toBe(gpu.traits.hasSubgroups && residentWorkgroups !== undefined);
   return verify(cases, {
     runner,
     blockCount: 32,
@@ -33,6 +46,8 @@ async function verifyWithGpuKernels(name: string, kvDtype: KvDtype, sequences: n
   });
 }
 
+afterAll(async () => (await testGpu("gpu")).useResidentWorkgroups(undefined));
+
 // Gated and not, grouped heads, norms of heads, which are not fused.
 describe("models with the kernels of a GPU meet their references", () => {
   test.each([
@@ -42,6 +57,14 @@ describe("models with the kernels of a GPU meet their references", () => {
     ["tiny-qwen3", "f32", 2],
   ] as const)("%s, keys and values in %s, %d at once", async (name, kvDtype, sequences) => {
     const results = await verifyWithGpuKernels(name, kvDtype, sequences);
+    expect(results.filter(({ passed }) => !passed)).toEqual([]);
+  });
+
+  test.each([
+    ["tiny-hrm-text", "f16"],
+    ["tiny-llama", "f32"],
+  ] as const)("%s, a layer pass of a token in one dispatch", async (name, kvDtype) => {
+    const results = await verifyWithGpuKernels(name, kvDtype, 1, 1);
     expect(results.filter(({ passed }) => !passed)).toEqual([]);
   });
 });
