@@ -33,6 +33,8 @@ interface Case {
 }
 
 const eps = 1e-5;
+/** The fewest that a team may have. */
+const lanes = gpu.traits.subgroupMaxSize;
 
 function valuesOf(shape: Case) {
   const { tokens, inputs, outputs, activation, dtype, group } = shape;
@@ -110,7 +112,7 @@ const cases: Case[] = [
   { tokens: 3, inputs: 320, outputs: 9, dtype: "i8", group: 64, activation: "silu" },
   { tokens: 1, inputs: 800, outputs: 30, dtype: "i4", accumulate: true },
   { tokens: 2, inputs: 192, outputs: 5, dtype: "i4", group: 64, norm: "weight" },
-  { tokens: 1, inputs: 1568, outputs: 3, dtype: "i4", teams: { count: 2, lanes: 4, rows: 1 } }, // in chunks
+  { tokens: 1, inputs: 1568, outputs: 6, dtype: "f16", norm: "weight", teams: { count: 2, lanes, rows: 4 } }, // in chunks
   { tokens: 1, inputs: 520, outputs: 21, dtype: "f16", teams: { count: 2, lanes: 64, rows: 4 } },
 ];
 

@@ -39,10 +39,14 @@ export interface CombineLinearOptions {
   accumulate?: boolean;
 }
 
-/** Many lanes, since they first add up the shares. What was fastest on an H100 (docs/log.md). */
-function combineTeams({ subgroupMaxSize, workgroupLanesMax }: GpuTraits): Teams {
+/**
+ * One workgroup a core of an H100, since each adds up all shares first, with many lanes for that: what was fastest there
+ * (docs/log.md).
+ */
+function combineTeams({ subgroupMaxSize, workgroupLanesMax }: GpuTraits, outputs: number): Teams {
   const lanes = Math.max(32, subgroupMaxSize);
-  return { count: Math.max(1, Math.floor(Math.min(384, workgroupLanesMax) / lanes)), lanes, rows: 1 };
+  const wanted = Math.min(Math.max(groups(outputs, 128), 4), 16);
+  return { count: Math.max(1, Math.min(wanted, Math.floor(workgroupLanesMax / lanes))), lanes, rows: 1 };
 }
 
 /** Adds up the shares of `attentionDecode` and multiplies the result with the output projection. */
@@ -64,7 +68,7 @@ export function combineLinear(traits: GpuTraits, options: CombineLinearOptions, 
     kernel: "combine-linear",
     weight,
     tokens,
-    byDefault: combineTeams(traits),
+    byDefault: combineTeams(traits, outputs),
     rowCounts: [1, 2],
   });
   const teams = given ?? chosen(traits, variants);

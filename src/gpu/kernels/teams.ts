@@ -27,27 +27,34 @@ interface Product {
 /** Fewer rows than this leave cores of a large GPU without work unless many lanes share a row. */
 const manyRows = 3072;
 const longInputs = 4096;
-const groupLanes = 256;
 
-/** What was fastest on an H100 (docs/log.md): lanes of a team, and rows that one team of them reads at a time. */
+/** How the lanes are shared out where no tuning says otherwise. */
 export function chooseTeams(traits: GpuTraits, product: Product): Teams {
-  const [wanted, rows] = lanesAndRows(product);
+  const wanted = fastestTeams(product);
   const fitting = stagedBytesMax / stagedBytes(product.weight, tokenCount(product.tokens));
   const busy = 2 ** Math.ceil(Math.log2(itemsOfRow(product.weight)));
-  const lanes = Math.max(Math.min(wanted, fitting, busy), traits.subgroupMaxSize);
+  const lanes = Math.max(Math.min(wanted.lanes, fitting, busy), traits.subgroupMaxSize);
+  const group = Math.min(wanted.group, traits.workgroupLanesMax);
   return {
-    count: Math.max(1, Math.floor(groupLanes / lanes)),
+    count: Math.max(1, Math.floor(group / lanes)),
     lanes,
-    rows: Math.max(product.rowsStep, rows),
+    rows: Math.max(product.rowsStep, wanted.rows),
   };
 }
 
-function lanesAndRows({ tokens, weight, rowsStep }: Product): [lanes: number, rows: number] {
+/** What was fastest on an H100 (docs/log.md): lanes of a team, rows it reads at a time, lanes of a workgroup. */
+function fastestTeams({ tokens, weight, rowsStep }: Product): Omit<Teams, "count"> & { group: number } {
   const [rows, inputs] = weight.shape;
   const isLong = inputs >= longInputs;
-  if (rows < manyRows) return tokens > 2 ? [128, 2] : isLong ? [256, 2] : [128, 1];
-  if (tokens > 1) return [rowsStep > 2 ? 64 : 32, tokens > 2 ? 2 : 1];
-  return [isLong ? 128 : 64, 2];
+  const isQuantized = weight.dtype in items;
+  if (rows < manyRows) {
+    if (tokens > 2) return { lanes: 128, rows: 2, group: 256 };
+    if (!isLong) return { lanes: 128, rows: 1, group: 256 };
+    return { lanes: 128, rows: isQuantized ? 2 : 1, group: 512 };
+  }
+  if (tokens > 1) return { lanes: rowsStep > 2 ? 64 : 32, rows: tokens > 2 ? 2 : 1, group: 256 };
+  if (isQuantized) return { lanes: isLong || rowsStep > 2 ? 64 : 32, rows: 2, group: 256 };
+  return { lanes: isLong || rowsStep > 2 ? 128 : 64, rows: 2, group: 256 };
 }
 
 /** The teams worth a try with so many rows each: whole workgroups of them, as large as the device allows. */
@@ -55,7 +62,7 @@ function triedTeams(
   { subgroupMaxSize, workgroupLanesMax }: GpuTraits,
   rowCounts: readonly number[],
 ): Teams[] {
-  const groupSizes = [128, 256, 384].filter((group) => group <= workgroupLanesMax);
+  const groupSizes = [128, 256, 384, 512].filter((group) => group <= workgroupLanesMax);
   return groupSizes
     .flatMap((group) => [32, 64, 128, 256].map((lanes) => ({ group, lanes })))
     .filter(({ group, lanes }) => group % lanes === 0 && lanes >= subgroupMaxSize)
