@@ -120,7 +120,8 @@ async function* stalls(
     yield { case: `${name}: longest gap of the others`, value: gapMs, unit: "ms" };
     yield { case: `${name}: its first token`, value: firstMs, unit: "ms" };
   }
-  yield { case: "whole / cut: longest gap of the others", value: whole.gapMs / cut.gapMs, unit: "times" };
+  const name = `whole / budget ${budget}: longest gap of the others`;
+  yield { case: name, value: whole.gapMs / cut.gapMs, unit: "times" };
 }
 
 interface Stall {
