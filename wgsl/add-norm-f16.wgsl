@@ -1,11 +1,15 @@
 // add-norm-f16: x[t, c] += sum over s of partials[s, t, c]; y[t, c] = f16(x[t, c] * w[c] / sqrt(mean of x[t, :]^2 + eps))
 //
 // norm-f16 behind a product that was split along k: its shares are added to the stream on the way. One workgroup a
-// token; lanes stride over vectors of four channels, lane sums are folded in workgroup memory. A lane reads again only
-// what it wrote itself. Bound by memory. LANES is a power of two. f16 is clamped to its range; a NaN stays a NaN.
+// token; lanes stride over vectors of four channels, which stay in registers while lane sums are folded in workgroup
+// memory, in the order of norm-f16. Bound by memory. LANES is a multiple of FOLD. f16 is clamped to its range; a NaN stays
+// a NaN.
 override LANES: u32 = 128;
+override FOLD: u32 = 32; // lanes that fold the sums of all
+override SHARES: u32 = 1;
 override WEIGHT: u32 = 0; // 0: no weight, 1: times w, 2: times 1 + w
-struct Params { tokens: u32, channels: u32, shares: u32, eps: f32 }
+const QUADS: u32 = 3; // vectors of a lane, at most
+struct Params { tokens: u32, channels: u32, eps: f32 }
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read_write> x: array<vec4f>;  // [tokens, channels]
 @group(0) @binding(2) var<storage, read> partials: array<vec4f>; // [partial_rows, channels]
@@ -13,6 +17,7 @@ struct Params { tokens: u32, channels: u32, shares: u32, eps: f32 }
 @group(0) @binding(4) var<storage, read_write> y: array<vec2u>;  // [tokens, channels]
 
 var<workgroup> sums: array<f32, LANES>;
+var<workgroup> folded: array<f32, FOLD>;
 
 /// Four values as f16.
 fn to_f16(value: vec4f) -> vec2u {
@@ -20,6 +25,21 @@ fn to_f16(value: vec4f) -> vec2u {
   let nan = (bitcast<vec4u>(value) & vec4u(0x7fffffff)) > vec4u(0x7f800000);
   let mark = select(vec4u(), vec4u(0x7e00, 0x7e000000, 0x7e00, 0x7e000000), nan);
   return vec2u(pack2x16float(inside.xy) | mark.x | mark.y, pack2x16float(inside.zw) | mark.z | mark.w);
+}
+
+/// The sum over all lanes.
+fn total(lane: u32, sum: f32) -> f32 {
+  sums[lane] = sum;
+  workgroupBarrier();
+  if (lane < FOLD) {
+    var part = 0.0;
+    for (var i = lane; i < LANES; i += FOLD) { part += sums[i]; }
+    folded[lane] = part;
+  }
+  workgroupBarrier();
+  var all = 0.0;
+  for (var i = 0u; i < FOLD; i++) { all += folded[i]; }
+  return all;
 }
 
 @compute @workgroup_size(LANES)
@@ -32,24 +52,26 @@ fn main(
   if (token >= params.tokens) { return; }
   let quads = params.channels / 4;
   let base = token * quads;
+  var values: array<vec4f, QUADS>;
   var sum = 0.0;
-  for (var c = lane; c < quads; c += LANES) {
-    var value = x[base + c];
-    for (var s = 0u; s < params.shares; s++) { value += partials[(s * params.tokens + token) * quads + c]; }
-    x[base + c] = value;
-    sum += dot(value, value);
+  for (var q = 0u; q < QUADS; q++) {
+    let c = q * LANES + lane;
+    if (c < quads) {
+      var value = x[base + c];
+      for (var s = 0u; s < SHARES; s++) { value += partials[(s * params.tokens + token) * quads + c]; }
+      x[base + c] = value;
+      values[q] = value;
+      sum += dot(value, value);
+    }
   }
-  sums[lane] = sum;
-  for (var half = LANES / 2; half > 0; half /= 2) {
-    workgroupBarrier();
-    if (lane < half) { sums[lane] += sums[lane + half]; }
-  }
-  workgroupBarrier();
-  let scale = 1.0 / sqrt(sums[0] / f32(params.channels) + params.eps);
-  for (var c = lane; c < quads; c += LANES) {
-    var value = x[base + c] * scale;
-    if (WEIGHT == 1) { value *= weight[c]; }
-    if (WEIGHT == 2) { value *= vec4f(1.0) + weight[c]; }
-    y[base + c] = to_f16(value);
+  let scale = 1.0 / sqrt(total(lane, sum) / f32(params.channels) + params.eps);
+  for (var q = 0u; q < QUADS; q++) {
+    let c = q * LANES + lane;
+    if (c < quads) {
+      var value = values[q] * scale;
+      if (WEIGHT == 1) { value *= weight[c]; }
+      if (WEIGHT == 2) { value *= vec4f(1.0) + weight[c]; }
+      y[base + c] = to_f16(value);
+    }
   }
 }

@@ -1,10 +1,12 @@
 // norm-f16: y[t, c] = f16(x[t, c] * w[c] / sqrt(mean over c of x[t, c]^2 + eps)), or f16(x[t, c])
 //
 // The stream's way into a product on matrix units, which takes f16. One workgroup a token; lanes stride over vectors of
-// four channels, lane sums are folded in workgroup memory. Reads x twice, the second time out of a cache: bound by
-// memory. LANES is a power of two. f16 is clamped to its range; a NaN stays a NaN.
+// four channels, which stay in registers while lane sums are folded in workgroup memory: two barriers. Bound by memory.
+// LANES is a multiple of FOLD. f16 is clamped to its range; a NaN stays a NaN.
 override LANES: u32 = 128;
+override FOLD: u32 = 32; // lanes that fold the sums of all
 override WEIGHT: u32 = 0; // 0: no weight, 1: times w, 2: times 1 + w, 3: no norm at all
+const QUADS: u32 = 3; // vectors of a lane, at most
 struct Params { tokens: u32, channels: u32, eps: f32 }
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> x: array<vec4f>;       // [tokens, channels]
@@ -12,6 +14,7 @@ struct Params { tokens: u32, channels: u32, eps: f32 }
 @group(0) @binding(3) var<storage, read_write> y: array<vec2u>; // [tokens, channels]
 
 var<workgroup> sums: array<f32, LANES>;
+var<workgroup> folded: array<f32, FOLD>;
 
 /// Four values as f16.
 fn to_f16(value: vec4f) -> vec2u {
@@ -19,6 +22,21 @@ fn to_f16(value: vec4f) -> vec2u {
   let nan = (bitcast<vec4u>(value) & vec4u(0x7fffffff)) > vec4u(0x7f800000);
   let mark = select(vec4u(), vec4u(0x7e00, 0x7e000000, 0x7e00, 0x7e000000), nan);
   return vec2u(pack2x16float(inside.xy) | mark.x | mark.y, pack2x16float(inside.zw) | mark.z | mark.w);
+}
+
+/// The sum over all lanes.
+fn total(lane: u32, sum: f32) -> f32 {
+  sums[lane] = sum;
+  workgroupBarrier();
+  if (lane < FOLD) {
+    var part = 0.0;
+    for (var i = lane; i < LANES; i += FOLD) { part += sums[i]; }
+    folded[lane] = part;
+  }
+  workgroupBarrier();
+  var all = 0.0;
+  for (var i = 0u; i < FOLD; i++) { all += folded[i]; }
+  return all;
 }
 
 @compute @workgroup_size(LANES)
@@ -31,23 +49,24 @@ fn main(
   if (token >= params.tokens) { return; }
   let quads = params.channels / 4;
   let base = token * quads;
+  var values: array<vec4f, QUADS>;
   var sum = 0.0;
-  for (var c = lane; c < quads; c += LANES) {
-    let value = x[base + c];
-    sum += dot(value, value);
+  for (var q = 0u; q < QUADS; q++) {
+    let c = q * LANES + lane;
+    if (c < quads) {
+      values[q] = x[base + c];
+      sum += dot(values[q], values[q]);
+    }
   }
-  sums[lane] = sum;
-  for (var half = LANES / 2; half > 0; half /= 2) {
-    workgroupBarrier();
-    if (lane < half) { sums[lane] += sums[lane + half]; }
-  }
-  workgroupBarrier();
-  var scale = 1.0 / sqrt(sums[0] / f32(params.channels) + params.eps);
-  if (WEIGHT == 3) { scale = 1.0; }
-  for (var c = lane; c < quads; c += LANES) {
-    var value = x[base + c] * scale;
-    if (WEIGHT == 1) { value *= weight[c]; }
-    if (WEIGHT == 2) { value *= vec4f(1.0) + weight[c]; }
-    y[base + c] = to_f16(value);
+  var scale = 1.0;
+  if (WEIGHT != 3) { scale = 1.0 / sqrt(total(lane, sum) / f32(params.channels) + params.eps); }
+  for (var q = 0u; q < QUADS; q++) {
+    let c = q * LANES + lane;
+    if (c < quads) {
+      var value = values[q] * scale;
+      if (WEIGHT == 1) { value *= weight[c]; }
+      if (WEIGHT == 2) { value *= vec4f(1.0) + weight[c]; }
+      y[base + c] = to_f16(value);
+    }
   }
 }

@@ -1,5 +1,5 @@
 import type { GpuTraits } from "../gpu.ts";
-import { type Dispatch, type KernelSpec, matchTensors, tensor } from "../kernel.ts";
+import { type Dispatch, groups, type KernelSpec, matchTensors, tensor } from "../kernel.ts";
 import { flatten, type Tensor } from "../tensor.ts";
 import { checkMultiple, rowGrid } from "./token-grid.ts";
 
@@ -17,7 +17,7 @@ export const normF16Spec: KernelSpec = {
 export const addNormF16Spec: KernelSpec = {
   name: "add-norm-f16",
   files: ["add-norm-f16"],
-  params: { tokens: "u32", channels: "u32", shares: "u32", eps: "f32" },
+  params: { tokens: "u32", channels: "u32", eps: "f32" },
   tensors: {
     x: tensor("read_write", "f32", "tokens channels"),
     partials: tensor("read", "f32", "partial_rows channels"),
@@ -42,6 +42,9 @@ export interface NormF16Options {
 
 /** Up to so many, a GPU has cores to spare for each. */
 const fewTokens = 64;
+
+/** Lanes that fold the sums of all; the lanes of a workgroup on a GPU are a multiple. */
+const foldLanes = 32;
 
 /** y = x / rms(x) [* w], rounded to f16: what `gemm` reads. channels is a multiple of 4. */
 export function normF16(traits: GpuTraits, options: NormF16Options): Dispatch {
@@ -70,12 +73,19 @@ function dispatch(
 ): Dispatch {
   const { spec, tensors, sizes, shares } = given;
   const { tokens, channels } = sizes;
+  const LANES = lanesOf(traits, tokens, channels / 4);
   return {
     spec,
     file: spec.name,
-    constants: { LANES: lanesOf(traits, tokens), WEIGHT: !normed ? 3 : !weight ? 0 : weightPlusOne ? 2 : 1 },
+    constants: {
+      LANES,
+      FOLD: Math.min(LANES, foldLanes),
+      WEIGHT: !normed ? 3 : !weight ? 0 : weightPlusOne ? 2 : 1,
+      ...(shares > 0 && { SHARES: shares }),
+    },
+    replace: { QUADS: `${groups(channels / 4, LANES)}u` },
     tensors,
-    params: { tokens, channels, shares, eps },
+    params: { tokens, channels, eps },
     workgroups: rowGrid(tokens),
     bytes: tokens * channels * (6 + (shares > 0 ? 4 * (shares + 1) : 0)),
     flops: tokens * channels * (4 + shares),
@@ -83,9 +93,10 @@ function dispatch(
 }
 
 /** Of both kernels alike: whether shares were added on the way or before must not show in the norm's bits. */
-function lanesOf({ isCpu, workgroupLanesMax }: GpuTraits, tokens: number): number {
+function lanesOf({ isCpu, workgroupLanesMax }: GpuTraits, tokens: number, quads: number): number {
   if (isCpu) return 4;
-  return tokens <= fewTokens ? Math.min(512, workgroupLanesMax) : 128;
+  const most = tokens <= fewTokens ? Math.min(512, workgroupLanesMax) : 128;
+  return Math.min(foldLanes * groups(quads, foldLanes), most);
 }
 
 function check(kernel: string, { weight, y }: NormF16Options, channels: number): void {
