@@ -102,7 +102,7 @@ export function decodePass(
     handoff,
   };
   const sizes = matchTensors(decodePassSpec, tensors);
-  check(sizes, shape);
+  check(options, sizes, shape);
   return {
     spec: decodePassSpec,
     file: "decode-pass",
@@ -207,12 +207,19 @@ function normsOf([first, second]: readonly [FusedNorm, FusedNorm]): Tensor | und
   return both?.size === 8 * count ? { ...both, shape: [2 * count] } : undefined;
 }
 
-function check(sizes: Readonly<Record<string, number>>, shape: PassShape): void {
+function check(
+  { heads, kvHeads, headDim, gated }: PassLayer,
+  sizes: Readonly<Record<string, number>>,
+  shape: PassShape,
+): void {
   const expect = (what: string, wanted: number, found: number) => {
     if (wanted !== found)
       throw new TypeError(`Cannot run decode-pass: expected ${what} = ${wanted}, got ${found}`);
   };
   expect("tokens", 1, sizes.tokens);
+  expect("qkv_rows", ((gated ? 2 : 1) * heads + 2 * kvHeads) * headDim, sizes.qkv_rows);
+  expect("channels", heads * headDim, sizes.channels);
+  expect("kv_channels", kvHeads * headDim, sizes.kv_channels);
   expect("gate_up_rows", 2 * sizes.intermediate, sizes.gate_up_rows);
   expect("handoff_words", shape.handoffWords, sizes.handoff_words);
 }
