@@ -4,10 +4,14 @@ import { readVerifyCases } from "../../../src/engine/verify/cases.ts";
 import { lossyTolerance } from "../../../src/engine/verify/lossy.ts";
 import { exact, toleranceOf } from "../../../src/engine/verify/tolerance.ts";
 import { verify } from "../../../src/engine/verify/verify.ts";
-import { testGpu } from "../../support/gpu.ts";
+import { type GpuChoice, openDevice } from "../../../src/gpu/device/open-device.ts";
+import { DeviceLostError, type Gpu } from "../../../src/gpu/gpu.ts";
+import type { Dispatch } from "../../../src/gpu/kernel.ts";
+import { type Tensor, writeTensor } from "../../../src/gpu/tensor.ts";
+import { skipWithoutGpu, testGpu } from "../../support/gpu.ts";
 import { shared } from "../../support/shared.ts";
 import { mainPlan, rectangle } from "../../support/rectangle.ts";
-import { openTestModel } from "../../support/test-model.ts";
+import { openTestModel, type TestModel } from "../../support/test-model.ts";
 
 // Software adapters take their time, and Bun's 5 s apply to each file anew.
 setDefaultTimeout(240_000);
@@ -45,6 +49,55 @@ async function verifyWithGpuKernels(
     }),
   });
 }
+
+/** A model whose layer passes of a token are one dispatch each, on a device of its own, which it may lose. */
+async function withPasses(
+  body: (model: TestModel, gpu: Gpu, handoff: Tensor) => Promise<void>,
+): Promise<void> {
+  const choice = (process.env.PRELUDE_GPU as GpuChoice | undefined) ?? "software";
+  const gpu = await openDevice({ choice, checks: true, kernelsFor: "gpu" });
+  try {
+    gpu.useResidentWorkgroups(1);
+    const model = await openTestModel(shared("reference/tiny-hrm-text"), { gpu });
+    const [pass] = model.runner.dispatchesOf(mainPlan(token)).filter(isPass);
+    await body(model, gpu, pass.tensors.handoff);
+  } finally {
+    gpu.close();
+  }
+}
+
+const token = rectangle({ logits: "last" });
+const isPass = ({ file }: Dispatch) => file === "decode-pass";
+/** As a workgroup leaves them that has waited in vain. */
+const waitedInVain = new Uint32Array([0, 1]);
+
+const lacksSubgroups = skipWithoutGpu(!(await testGpu("gpu")).traits.hasSubgroups);
+
+describe("workgroups that do not run at once (needs subgroups)", () => {
+  test.skipIf(lacksSubgroups)("in the rehearsal: the kernels that need not are used", () =>
+    withPasses(async ({ runner }, gpu, handoff) => {
+      expect(runner.decodesInOne).toBe(true);
+      writeTensor(gpu.device, handoff, waitedInVain);
+      await runner.compile([1]);
+      expect(runner.decodesInOne).toBe(false);
+      const later = rectangle({ start: 3, logits: "last" }); // not the program that was recorded before
+      expect(runner.dispatchesOf(mainPlan(later)).some(isPass)).toBe(false);
+      const logits = await runner.run(mainPlan(later), "logits").logits();
+      expect(logits.every(Number.isFinite)).toBe(true);
+    }),
+  );
+
+  test.skipIf(lacksSubgroups)("in a step: its results are refused, and the device is given up", () =>
+    withPasses(async ({ runner }, gpu, handoff) => {
+      writeTensor(gpu.device, handoff, waitedInVain);
+      const { logits } = runner.run(mainPlan(token), "logits");
+      const error = await logits().catch((reason: unknown) => reason);
+      expect(error).toBeInstanceOf(DeviceLostError);
+      expect(String(error)).toContain("do not run at once");
+      expect(() => gpu.assertAlive()).toThrow(DeviceLostError);
+    }),
+  );
+});
 
 afterAll(async () => (await testGpu("gpu")).useResidentWorkgroups(undefined));
 
