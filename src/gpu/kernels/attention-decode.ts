@@ -193,10 +193,12 @@ function defaultShape(
 ): AttentionDecodeShape {
   const tokens = q.shape[0];
   const groupHeads = headsOfGroup({ tokens, heads, kvHeads });
-  const isAlone = splits === 1 && tokens * heads < workgroupsWanted;
+  const isAlone = splits === 1 && tokens * heads < workgroupsWanted / 2;
+  const isCrowd = tokens * heads >= 2 * workgroupsWanted;
   return {
     lanes: subgroupMinSize < 8 ? 16 : isAlone ? 256 : 128,
-    keyLanes: Math.min(subgroupMinSize, 8, 2 ** Math.ceil(Math.log2(headDim / 8))),
+    // Where there are workgroups enough, a lane with less of a key leaves registers to more of them.
+    keyLanes: Math.min(subgroupMinSize, isCrowd ? 16 : 8, 2 ** Math.ceil(Math.log2(headDim / 8))),
     keys: groupHeads === 1 ? 4 : 2,
     splitKeys: 32,
     groupHeads,
