@@ -28,6 +28,7 @@ const TURNS: u32 = 2;            // matrices along k that each of them multiplie
 const STAGES: u32 = 1;           // 2: staging the next step does not wait for the products of this one
 const AHEAD: u32 = 1;            // steps on their way to registers: 1 or 2
 const CYCLE: u32 = 1;            // the larger of STAGES and AHEAD
+const EAGER: u32 = 0;            // 1: fetches the last step again rather than ask; steps are a multiple of CYCLE
 const X_ITEMS: u32 = 4;          // pieces of x and weight that a lane stages a step
 const W_ITEMS: u32 = 4;
 const BAND: u32 = 8;             // tiles of tokens next to each other
@@ -253,11 +254,16 @@ fn main(
   }
   for (var first = 0u; first < steps; first += CYCLE) {
     for (var i = 0u; i < CYCLE; i++) { // unroll
-      if (first + i < steps) {
+      if (EAGER == 1 || first + i < steps) {
         let base = i % STAGES * STAGE;
         stage(i % AHEAD, lane, base);
         workgroupBarrier();
-        if (first + i + AHEAD < steps) { fetch(i % AHEAD, piece + (first + i + AHEAD) * PIECES); }
+        let next = first + i + AHEAD;
+        if (EAGER == 1) {
+          fetch(i % AHEAD, piece + min(next, steps - 1) * PIECES);
+        } else if (next < steps) {
+          fetch(i % AHEAD, piece + next * PIECES);
+        }
         multiply(&sums, base + left_at, base + right_at);
         if (STAGES == 1) { workgroupBarrier(); }
       }

@@ -204,7 +204,7 @@ test("every tile that is chosen fits the workgroup, and the columns", () => {
         for (const rows of [16, 1536, 8192, 151_936]) {
           const isGated = rows === 8192;
           const chosen = chooseTile({ ...traits, deterministic }, { tokens, inputs, rows, isGated });
-          const { bytes, lanes, columns, staysWhole } = footprint(tileConsts(chosen));
+          const { bytes, lanes, columns, staysWhole } = footprint(tileConsts(chosen, inputs));
           expect(bytes).toBeLessThanOrEqual(48 * 1024);
           expect(lanes).toBeLessThanOrEqual(512);
           expect(inputs % columns).toBe(0);

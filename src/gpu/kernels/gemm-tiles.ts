@@ -15,6 +15,8 @@ export interface GemmTile {
   readonly stages: 1 | 2;
   /** Steps fetched ahead. */
   readonly ahead: 1 | 2;
+  /** Fetches the last step again rather than ask whether there is one more, where steps come in whole cycles. */
+  readonly isEager: boolean;
 }
 
 export function tileTokens({ matrices, parts }: GemmTile): number {
@@ -30,10 +32,11 @@ function tileStep({ turns, split }: GemmTile): number {
   return 16 * turns * split;
 }
 
-/** The consts of wgsl/gemm.wgsl. */
-export function tileConsts(tile: GemmTile): Record<string, string> {
-  const { matrices, parts, split, turns, stages, ahead } = tile;
+/** The consts of wgsl/gemm.wgsl, for sums over so many columns. */
+export function tileConsts(tile: GemmTile, columns: number): Record<string, string> {
+  const { matrices, parts, split, turns, stages, ahead, isEager } = tile;
   const itemsPerRow = tileStep(tile) / 8 / (32 * parts[0] * parts[1] * split);
+  const cycle = Math.max(stages, ahead);
   const values = {
     PARTS_T: parts[0],
     PARTS_N: parts[1],
@@ -43,7 +46,8 @@ export function tileConsts(tile: GemmTile): Record<string, string> {
     TURNS: turns,
     STAGES: stages,
     AHEAD: ahead,
-    CYCLE: Math.max(stages, ahead),
+    CYCLE: cycle,
+    EAGER: isEager && (columns / tileStep(tile)) % cycle === 0 ? 1 : 0,
     X_ITEMS: tileTokens(tile) * itemsPerRow,
     W_ITEMS: tileRows(tile) * itemsPerRow,
   };
@@ -66,7 +70,7 @@ function tile(
   parts: readonly [number, number],
   rest: Partial<GemmTile> = {},
 ): GemmTile {
-  return { matrices, parts, split: 1, turns: 4, stages: 1, ahead: 1, ...rest };
+  return { matrices, parts, split: 1, turns: 4, stages: 1, ahead: 1, isEager: false, ...rest };
 }
 
 const small = tile([2, 2], [2, 2]);
@@ -79,38 +83,49 @@ const dense: readonly { tile: GemmTile; cost: number }[] = [
   { tile: small, cost: 1.4 }, // 64 x 64
 ];
 
+function eager(...[matrices, parts, rest]: Parameters<typeof tile>): GemmTile {
+  return tile(matrices, parts, { ...rest, isEager: true });
+}
+
 /**
- * For up to so many tokens: subgroups divide the columns among themselves. The wide tile reads x less often, the narrow
- * one makes more workgroups.
+ * For up to so many tokens: subgroups divide the columns among themselves. Wide tiles, which come first, read x less
+ * often, narrow ones make more workgroups. All have steps of the same length, or of twice that.
  */
-const skinny: readonly { tokens: number; wide: GemmTile; narrow: GemmTile }[] = [
+const skinny: readonly { tokens: number; tiles: readonly GemmTile[] }[] = [
   {
     tokens: 16,
-    wide: tile([1, 2], [1, 1], { split: 8, turns: 1, ahead: 2 }),
-    narrow: tile([1, 1], [1, 1], { split: 8, turns: 2, ahead: 2 }),
+    tiles: [
+      eager([1, 2], [1, 1], { split: 8, turns: 1, ahead: 2 }),
+      tile([1, 1], [1, 1], { split: 8, turns: 2, ahead: 2 }),
+    ],
   },
   {
     tokens: 32,
-    wide: tile([2, 2], [1, 1], { split: 8, turns: 1, ahead: 2 }),
-    narrow: tile([2, 1], [1, 1], { split: 8, turns: 1, ahead: 2 }),
+    tiles: [
+      eager([2, 2], [1, 1], { split: 8, turns: 1, ahead: 2 }),
+      tile([2, 1], [1, 1], { split: 8, turns: 1, ahead: 2 }),
+    ],
   },
   {
     tokens: 64,
-    wide: tile([2, 2], [2, 2], { split: 2 }),
-    narrow: tile([4, 2], [1, 1], { split: 8, turns: 1, ahead: 2 }),
+    tiles: [
+      eager([2, 2], [2, 2], { split: 2 }),
+      eager([2, 3], [2, 1], { split: 4, turns: 2 }),
+      tile([4, 2], [1, 1], { split: 8, turns: 1, ahead: 2 }),
+    ],
   },
 ];
 
 /** Of the GPU that the tiles were measured on; WebGPU does not tell. */
 const cores = 132;
 
-/** Workgroups with which such a GPU is busy enough. */
-const workgroupsWanted = 96;
+/** Workgroups of a product in shares with which such a GPU is busy enough. */
+const workgroupsWanted = 192;
 
 export function chooseTile({ deterministic }: GpuTraits, shape: GemmShape): GemmTile {
   const few = skinny.find(({ tokens }) => shape.tokens <= tokens);
   // With `split`, the order of the sums depends on the tile.
-  const chosen = few && !deterministic ? skinnyTile(few, shape) : denseTile(shape);
+  const chosen = few && !deterministic ? skinnyTile(few.tiles, shape) : denseTile(shape);
   const { inputs, shares = 1 } = shape;
   if ((inputs / shares) % tileStep(chosen) === 0) return chosen;
   // The shortest steps, which all inputs are a multiple of.
@@ -120,15 +135,18 @@ export function chooseTile({ deterministic }: GpuTraits, shape: GemmShape): Gemm
 /** The tiles that are worth a try for a shape. */
 export function triedTiles({ tokens, inputs, isGated, shares = 1 }: GemmShape): GemmTile[] {
   const few = skinny.find((tiles) => tokens <= tiles.tokens);
-  const tiles = few ? [few.wide, few.narrow, small] : dense.map(({ tile }) => tile);
+  const tiles = few ? [...few.tiles, small] : dense.map(({ tile }) => tile);
   const isPossible = (tile: GemmTile) =>
     (inputs / shares) % tileStep(tile) === 0 && !(isGated && tile.matrices[1] % 2 !== 0);
   return tiles.filter(isPossible);
 }
 
-function skinnyTile({ wide, narrow }: (typeof skinny)[number], shape: GemmShape): GemmTile {
-  const isPaired = shape.isGated && narrow.matrices[1] % 2 !== 0;
-  return isPaired || workgroups(wide, shape) >= workgroupsWanted ? wide : narrow;
+/** Cores that have a tile at a time stage all of x and weight that it needs. */
+function skinnyTile(tiles: readonly GemmTile[], shape: GemmShape): GemmTile {
+  const fitting = tiles.filter(({ matrices }) => !shape.isGated || matrices[1] % 2 === 0);
+  const time = (tile: GemmTile) =>
+    groups(workgroups(tile, shape), cores) * (tileTokens(tile) + tileRows(tile));
+  return fitting.reduce((best, other) => (time(other) < time(best) ? other : best));
 }
 
 /** The tile that is done first where each core has one at a time. */
@@ -156,9 +174,10 @@ export const shareRowsMax = sharesMax * Math.max(...skinny.map(({ tokens }) => t
 export function gemmShares({ deterministic }: GpuTraits, shape: GemmShape): number {
   const few = skinny.find(({ tokens }) => shape.tokens <= tokens);
   if (deterministic || !few) return 1;
+  const [wide] = few.tiles;
   let shares = 1;
-  while (shares < sharesMax && workgroups(few.wide, { ...shape, shares }) < workgroupsWanted) {
-    if ((shape.inputs / shares) % (2 * tileStep(few.wide)) !== 0) break;
+  while (shares < sharesMax && workgroups(wide, { ...shape, shares }) < workgroupsWanted) {
+    if ((shape.inputs / shares) % (2 * tileStep(wide)) !== 0) break;
     shares *= 2;
   }
   return shares;

@@ -79,7 +79,10 @@ export function gemm(traits: GpuTraits, options: GemmOptions, given?: GemmTile):
       ACCUMULATE: accumulate ? 1 : 0,
       Y_FORMAT: formatCode[y.dtype] ?? 0,
     },
-    replace: { ...tileConsts(tile), GATED: `${activation ? activationCode[activation] : 0}` },
+    replace: {
+      ...tileConsts(tile, inputs / shares),
+      GATED: `${activation ? activationCode[activation] : 0}`,
+    },
     tensors,
     params: { tokens, inputs, rows },
     workgroups: [groups(rows, tileRows(tile)), groups(tokens, tileTokens(tile)), shares],
