@@ -109,6 +109,7 @@ const skinny: readonly { tokens: number; tiles: readonly GemmTile[] }[] = [
   {
     tokens: 64,
     tiles: [
+      eager([2, 3], [2, 2], { split: 2 }),
       eager([2, 2], [2, 2], { split: 2 }),
       eager([2, 3], [2, 1], { split: 4, turns: 2 }),
       tile([4, 2], [1, 1], { split: 8, turns: 1, ahead: 2 }),
@@ -120,7 +121,7 @@ const skinny: readonly { tokens: number; tiles: readonly GemmTile[] }[] = [
 const cores = 132;
 
 /** Workgroups of a product in shares with which such a GPU is busy enough. */
-const workgroupsWanted = 192;
+const workgroupsWanted = 100;
 
 export function chooseTile({ deterministic }: GpuTraits, shape: GemmShape): GemmTile {
   const few = skinny.find(({ tokens }) => shape.tokens <= tokens);
