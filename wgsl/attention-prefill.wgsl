@@ -5,12 +5,14 @@
 // keys and their values are staged in workgroup memory at a time, while the next ones are on their way to registers.
 // Scores go through workgroup memory, since the elements of a matrix cannot be reached in registers. For the same reason
 // sums are not rescaled at each new maximum: weights are relative to a reference that moves when a row's maximum is
-// HEADROOM above it. Bound by barriers and what lies between them: one workgroup fits a multiprocessor. The cache is f16; head_dim is HEAD.
+// HEADROOM above it. Bound by barriers and what lies between them: one workgroup fits a multiprocessor. The
+// cache is f16, or i8, which is staged as f16; head_dim is HEAD.
 enable f16;
 enable subgroups;
 enable chromium_experimental_subgroup_matrix;
 diagnostic(off, chromium.subgroup_matrix_uniformity);
 
+override FORMAT: u32 = 2;   // of kv: 2 f16, 3 i8
 override Q_FORMAT: u32 = 2; // 0 f32, 2 f16
 override Y_FORMAT: u32 = 2; // 0 f32, 2 f16
 override GATE: u32 = 0;     // 1: times sigmoid(gate)
@@ -29,12 +31,13 @@ struct Params {
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> q: array<vec4u>;           // [tokens, q_row]
 @group(0) @binding(2) var<storage, read> kv: array<vec4u>;          // [blocks, 2, block_size, kv_channels]
-@group(0) @binding(3) var<storage, read> tokens_meta: array<vec4u>; // [tokens, 4]
-@group(0) @binding(4) var<storage, read> sequences: array<vec4u>;   // [sequences, 4]
-@group(0) @binding(5) var<storage, read> block_tables: array<u32>;  // [sequences, blocks_per_sequence]
-@group(0) @binding(6) var<storage, read> tiles: array<vec4u>;       // [tiles, 4]
-@group(0) @binding(7) var<storage, read> gate: array<vec4u>;        // [tokens, gate_row]
-@group(0) @binding(8) var<storage, read_write> y: array<vec4u>;     // [tokens, y_row]
+@group(0) @binding(3) var<storage, read> kv_scales: array<f32>;     // [scales]
+@group(0) @binding(4) var<storage, read> tokens_meta: array<vec4u>; // [tokens, 4]
+@group(0) @binding(5) var<storage, read> sequences: array<vec4u>;   // [sequences, 4]
+@group(0) @binding(6) var<storage, read> block_tables: array<u32>;  // [sequences, blocks_per_sequence]
+@group(0) @binding(7) var<storage, read> tiles: array<vec4u>;       // [tiles, 4]
+@group(0) @binding(8) var<storage, read> gate: array<vec4u>;        // [tokens, gate_row]
+@group(0) @binding(9) var<storage, read_write> y: array<vec4u>;     // [tokens, y_row]
 
 alias Left = subgroup_matrix_left<f16, 16, 16>;
 alias Right = subgroup_matrix_right<f16, 16, 16>;
@@ -130,10 +133,24 @@ fn look_up(lane: u32, first: u32, table: u32, kv_head: u32, last: u32) {
   }
 }
 
+/// Eight elements of the cache as stored; of i8 two words, and the bits of their head's scale.
+fn stored(piece: u32) -> vec4u {
+  if (FORMAT == 2) { return kv[piece]; }
+  let at = 2 * (piece % 2);
+  return vec4u(kv[piece / 2][at], kv[piece / 2][at + 1], bitcast<u32>(kv_scales[piece / PIECES]), 0);
+}
+
+/// The same in f16.
+fn as_f16(piece: vec4u) -> vec4u {
+  if (FORMAT == 2) { return piece; }
+  let scale = bitcast<f32>(piece.z);
+  return vec4u(clamped(vec4f(unpack4xI8(piece.x)) * scale), clamped(vec4f(unpack4xI8(piece.y)) * scale));
+}
+
 fn fetch_keys() {
   for (var i = 0u; i < ITEMS; i++) { // unroll
     rows[i] = later_rows[i];
-    next_keys[i] = kv[rows[i]];
+    next_keys[i] = stored(rows[i]);
   }
 }
 
@@ -141,21 +158,21 @@ fn fetch_keys() {
 fn fetch_values() {
   let offset = params.block_size * params.kv_heads * PIECES;
   for (var i = 0u; i < ITEMS; i++) { // unroll
-    next_values[i] = kv[rows[i] + offset];
+    next_values[i] = stored(rows[i] + offset);
   }
 }
 
 fn stage_keys(lane: u32) {
   for (var i = 0u; i < ITEMS; i++) { // unroll
     let item = i * LANES + lane;
-    if (item < KEYS * PIECES) { tile[item / PIECES * STRIDE + item % PIECES] = next_keys[i]; }
+    if (item < KEYS * PIECES) { tile[item / PIECES * STRIDE + item % PIECES] = as_f16(next_keys[i]); }
   }
 }
 
 fn stage_values(lane: u32) {
   for (var i = 0u; i < ITEMS; i++) { // unroll
     let item = i * LANES + lane;
-    if (item < KEYS * PIECES) { tile[VALUES + item / PIECES * STRIDE + item % PIECES] = next_values[i]; }
+    if (item < KEYS * PIECES) { tile[VALUES + item / PIECES * STRIDE + item % PIECES] = as_f16(next_values[i]); }
   }
 }
 

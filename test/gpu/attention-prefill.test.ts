@@ -107,6 +107,11 @@ describe("attention-prefill (needs a GPU with 16 x 16 x 16 matrix units)", () =>
     test.skipIf(lacks)(`ragged batch: ${name}`, () => check({ ...plain, ...change }, ragged));
   }
 
+  test.skipIf(lacks)("ragged batch: i8, grouped heads", () =>
+    // Keys and values are rounded to f16 as well, when they are staged.
+    check({ ...plain, heads: 4, blockSize: 4, dtype: "i8" }, ragged, 2),
+  );
+
   test.skipIf(lacks)("scores that move the reference again and again", () =>
     // Scores of size 8 instead of 1: their errors grow as much.
     check({ ...plain, scale: 8 * plain.scale }, [whole(6, 0, 700), whole(8, 500, 500)], 8),
@@ -167,7 +172,7 @@ describe("attention-prefill refuses", () => {
   const tiles = tilesOf([whole(1, 0, 2)]);
   const cases: [string, Partial<AttentionPrefillOptions>][] = [
     ["expected headDim to be one of 64, 96, 128, got 80", { headDim: 80 }],
-    ["expected kv to be f16, got f32", { kv: { ...options.kv, dtype: "f32" } }],
+    ["expected kv to be one of f16, i8, got f32", { kv: { ...options.kv, dtype: "f32" } }],
     ["expected the offset in q to be a multiple of 8, got 4", { qOffset: 4 }],
     ["expected q to have at least 280 columns, got 272", { qOffset: 24 }],
     ["expected y_row = heads * headDim = 512, got 256", { heads: 4 }],

@@ -7,6 +7,7 @@
 import { attentionDecode } from "../../gpu/kernels/attention-decode.ts";
 import type { AttentionOptions as AttentionInputs } from "../../gpu/kernels/attention.ts";
 import { attentionPrefill, suitsAttentionPrefill } from "../../gpu/kernels/attention-prefill.ts";
+import { kvWrite } from "../../gpu/kernels/kv-write.ts";
 import { type HeadNorm, rotaryKv, type RotaryKvOptions } from "../../gpu/kernels/rotary-kv.ts";
 import type { Tensor } from "../../gpu/tensor.ts";
 import type { AttentionOptions } from "./attention.ts";
@@ -57,7 +58,7 @@ export function forwardOnMatrixUnits(
   if (!traits.hasSubgroups || tiles.shape[0] !== tokens) {
     const q = turnedQueries(context, options, projected);
     recorder.add(attentionPrefill({ ...inputs, q, gate, tiles }));
-  } else if (projected.norm || projected.cosSin.shape[1] % 16 !== 0) {
+  } else if (projected.norm || projected.cosSin.shape[1] % 16 !== 0 || kv[slot].dtype !== "f16") {
     const q = turnedQueries(context, options, projected);
     recorder.add(attentionDecode(traits, { ...inputs, q, gate, splits: 1 }));
   } else {
@@ -91,8 +92,15 @@ function turnedQueries(context: ForwardContext, options: AttentionOptions, proje
   const { heads, kvHeads, headDim, slot } = options;
   const { traits, recorder, workspace, tokens, step, kv, layerGroups } = context;
   const { tokensMeta } = step.groups[layerGroups[slot]];
-  const q = workspace.tensor("queries", tokens, heads * headDim, "f16");
-  recorder.add(rotaryKv(traits, { ...projected, heads, kvHeads, headDim, tokensMeta, q, kv: kv[slot] }));
+  const cache = kv[slot];
+  const channels = heads * headDim;
+  const isInt8 = cache.dtype === "i8";
+  const q = workspace.tensor("queries", tokens, channels + (isInt8 ? kvHeads * headDim : 0), "f16");
+  recorder.add(rotaryKv(traits, { ...projected, heads, kvHeads, headDim, tokensMeta, q, kv: cache }));
+  if (isInt8) {
+    const { x, vOffset } = projected;
+    recorder.add(kvWrite(traits, { k: q, kOffset: channels, v: x, vOffset, tokensMeta, kv: cache }));
+  }
   return q;
 }
 

@@ -1,6 +1,7 @@
 import type { GpuTraits } from "../gpu.ts";
 import { type Dispatch, formatCode, type KernelSpec, matchTensors, tensor } from "../kernel.ts";
-import { bytesPerElement, type Tensor } from "../tensor.ts";
+import { bytesPerElement, type Dtype, type Tensor } from "../tensor.ts";
+import { cacheScales, checkCacheScales } from "./attention.ts";
 import { checkMultiple } from "./token-grid.ts";
 
 export const attentionPrefillSpec: KernelSpec = {
@@ -21,7 +22,8 @@ export const attentionPrefillSpec: KernelSpec = {
   },
   tensors: {
     q: tensor("read", "packed", "tokens q_row"),
-    kv: tensor("read", "packed", "blocks 2 block_size kv_channels"),
+    kv: tensor("read", "cache", "blocks 2 block_size kv_channels"),
+    kv_scales: tensor("read", "f32", "scales"),
     tokens_meta: tensor("read", "u32", "tokens 4"),
     sequences: tensor("read", "u32", "sequences 4"),
     block_tables: tensor("read", "u32", "sequences blocks_per_sequence"),
@@ -36,7 +38,7 @@ export interface AttentionPrefillOptions {
   q: Tensor;
   /** First column of the queries in a row of `q`, a multiple of 8. Default 0. */
   qOffset?: number;
-  /** f16, the cache of one layer pass, written before. */
+  /** f16 or i8, the cache of one layer pass, written before. */
   kv: Tensor;
   /** [tokens, 4]: position in the sequence first; the tokens of a tile have consecutive ones. */
   tokensMeta: Tensor;
@@ -60,7 +62,8 @@ export interface AttentionPrefillOptions {
   gate?: { rows: Tensor; offset: number };
 }
 
-/** The head dimensions there is a kernel for. */
+/** The formats of a cache there is a kernel for; and the head dimensions. */
+const kvFormats: readonly Dtype[] = ["f16", "i8"];
 const headDims: readonly number[] = [64, 96, 128];
 
 /**
@@ -94,7 +97,7 @@ export function suitsAttentionPrefill(
   kv: Tensor,
   headDim: number,
 ): boolean {
-  return hasSubgroupMatrix && kv.dtype === "f16" && headDims.includes(headDim);
+  return hasSubgroupMatrix && kvFormats.includes(kv.dtype) && headDims.includes(headDim);
 }
 
 /** Consecutive tokens of a step that belong to one sequence of it, at consecutive positions. */
@@ -124,7 +127,8 @@ export function queryTiles(runs: readonly QueryRun[]): Uint32Array<ArrayBuffer> 
 export function attentionPrefill(options: AttentionPrefillOptions): Dispatch {
   const { q, kv, tokensMeta, sequences, blockTables, tiles, gate, y } = options;
   const { heads, kvHeads, headDim, scale, qOffset = 0, window = 0, softCap = 0 } = options;
-  const tensors = { q, kv, tokens_meta: tokensMeta, sequences, block_tables: blockTables, tiles };
+  const cache = { kv, kv_scales: cacheScales(kv, q) };
+  const tensors = { q, ...cache, tokens_meta: tokensMeta, sequences, block_tables: blockTables, tiles };
   const all = { ...tensors, gate: gate?.rows ?? q, y };
   const found = matchTensors(attentionPrefillSpec, all);
   check(options, found);
@@ -132,6 +136,7 @@ export function attentionPrefill(options: AttentionPrefillOptions): Dispatch {
     spec: attentionPrefillSpec,
     file: "attention-prefill",
     constants: {
+      FORMAT: formatCode[kv.dtype] ?? 0,
       Q_FORMAT: formatCode[q.dtype] ?? 0,
       Y_FORMAT: formatCode[y.dtype] ?? 0,
       GATE: gate ? 1 : 0,
@@ -163,7 +168,8 @@ function check(options: AttentionPrefillOptions, found: Readonly<Record<string, 
   const channels = heads * headDim;
   checkMultiple("attention-prefill", "heads", heads, kvHeads);
   expect(`headDim to be one of ${headDims.join(", ")}`, headDims.includes(headDim), headDim);
-  expect("kv to be f16", kv.dtype === "f16", kv.dtype);
+  expect(`kv to be one of ${kvFormats.join(", ")}`, kvFormats.includes(kv.dtype), kv.dtype);
+  checkCacheScales("attention-prefill", options, found);
   for (const { name, dtype } of [q, y]) expect(`${name} to be f32 or f16`, dtype !== "bf16", dtype);
   expect(`kv_channels = ${kvHeads * headDim}`, found.kv_channels === kvHeads * headDim, found.kv_channels);
   expect(`y_row = heads * headDim = ${channels}`, found.y_row === channels, found.y_row);
