@@ -23,6 +23,7 @@ const UNROLL: u32 = 1;
 const EIGHTHS: u32 = 1; // of an item
 const VECTORS: u32 = 2; // of an item's inputs
 const INPUTS: u32 = 128;
+const ROUND: u32 = 4; // shares read at a time
 struct Params { tokens: u32 }
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> shares: array<vec4f>; // [tokens, share_row]
@@ -165,31 +166,36 @@ fn combined(t: u32, k8: u32) -> Eight {
   let heads = INPUTS / HEAD_DIM;
   let base = (t * heads + 2 * k8 / slice) * SPLITS * step;
   let c = 2 * k8 % slice;
+  var gates = Eight(vec4f(), vec4f());
+  if (GATED == 1) {
+    let at = (t * GATE_ROW + GATE_OFFSET) / 4 + 2 * k8;
+    gates = Eight(gate[at], gate[at + 1]);
+  }
   var taken = 1u;
   var most = -3e38;
   var weight = 0.0;
   var a = vec4f();
   var b = vec4f();
-  for (var s = 0u; s < taken; s += 4) {
-    // All four are read before it is known how many there are: what nobody wrote counts for nothing.
-    var values: array<Eight, 4>;
-    var ends: array<vec4f, 4>;
-    for (var i = 0u; i < 4; i++) {
+  for (var s = 0u; s < taken; s += ROUND) {
+    // All are read before it is known how many there are: what nobody wrote counts for nothing.
+    var values: array<Eight, ROUND>;
+    var ends: array<vec4f, ROUND>;
+    for (var i = 0u; i < ROUND; i++) { // unroll
       let at = base + min(s + i, SPLITS - 1) * step;
       values[i] = Eight(shares[at + c], shares[at + c + 1]);
       ends[i] = shares[at + slice];
     }
     if (s == 0) { taken = u32(ends[0].z); }
-    for (var i = 1u; i < 4; i++) {
-      if (s + i >= taken) { ends[i] = ends[0]; }
+    var most_now = max(most, ends[0].x);
+    for (var i = 1u; i < ROUND; i++) {
+      if (s + i < taken) { most_now = max(most_now, ends[i].x); }
     }
-    let most_now = max(most, max(max(ends[0].x, ends[1].x), max(ends[2].x, ends[3].x)));
     let keep = exp(most - most_now);
     most = most_now;
     weight *= keep;
     a *= keep;
     b *= keep;
-    for (var i = 0u; i < 4; i++) {
+    for (var i = 0u; i < ROUND; i++) { // unroll
       if (s + i < taken) {
         let factor = exp(ends[i].x - most);
         weight += factor * ends[i].y;
@@ -198,14 +204,8 @@ fn combined(t: u32, k8: u32) -> Eight {
       }
     }
   }
-  a /= weight;
-  b /= weight;
-  if (GATED == 1) {
-    let at = (t * GATE_ROW + GATE_OFFSET) / 4 + 2 * k8;
-    a *= sigmoid(gate[at]);
-    b *= sigmoid(gate[at + 1]);
-  }
-  return Eight(a, b);
+  if (GATED == 1) { return Eight(a / weight * sigmoid(gates.a), b / weight * sigmoid(gates.b)); }
+  return Eight(a / weight, b / weight);
 }
 
 /// Stages the chunk that begins at item `chunk`, for TOKENS tokens from `token` on.

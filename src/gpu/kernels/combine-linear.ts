@@ -39,6 +39,9 @@ export interface CombineLinearOptions {
   accumulate?: boolean;
 }
 
+/** Most shares that a lane reads before it is known how many there are. */
+const roundMax = 8;
+
 /**
  * One workgroup a core of an H100, since each adds up all shares first, with many lanes for that: what was fastest there
  * (docs/log.md).
@@ -89,6 +92,7 @@ export function combineLinear(traits: GpuTraits, options: CombineLinearOptions, 
     replace: {
       ...teamConsts(traits, teams, weight, tokens),
       INPUTS: String(inputs),
+      ROUND: String(Math.min(splits, roundMax)),
     },
     tensors,
     params: { tokens },
