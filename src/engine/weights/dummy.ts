@@ -15,7 +15,7 @@ import {
 import { f32ToBf16, f32ToF16 } from "./dtype.ts";
 import type { Part, WeightDtype, WeightSource } from "./loader.ts";
 import { type MatrixUse, type Quantization, quantizedDtype } from "./quantization.ts";
-import { quantize, type QuantizedDtype } from "./quantize.ts";
+import { quantize, type QuantizedDtype, type QuantizedRows } from "./quantize.ts";
 
 /** A multiple of every group that shares no other factor with usual row lengths, so that rows differ. */
 const blockLength = 64 * 16_381;
@@ -25,6 +25,8 @@ export class DummyWeights implements WeightSource {
   readonly #dtype: Dtype;
   readonly #quantization: Quantization | null;
   readonly #block: Float32Array<ArrayBuffer>;
+  /** The block as integers, which are the same whatever it is multiplied by: that is for the scales. */
+  readonly #rounded = new Map<QuantizedDtype, QuantizedRows>();
 
   /** `auto` is f16. */
   constructor(device: GPUDevice, dtype: WeightDtype, quantization: Quantization | null = null) {
@@ -47,20 +49,30 @@ export class DummyWeights implements WeightSource {
   async matrix(parts: readonly Part[], columns: number, use: MatrixUse = "product"): Promise<Tensor> {
     const shape = [rowsOf(parts), columns];
     const [{ name }] = parts;
-    const scale = Math.sqrt(12 / columns);
-    const block = this.#block.map((value) => value * scale);
+    const factor = Math.sqrt(12 / columns);
     const dtype = this.quantizedAs(use, columns);
     if (!dtype || !this.#quantization) {
       const tensor = createTensor(this.#device, { name, dtype: this.#dtype, shape });
+      const block = this.#block.map((value) => value * factor);
       await this.#fill(tensor, encode(block, this.#dtype));
       return tensor;
     }
     const { group } = this.#quantization;
-    const rounded = quantize(block, dtype, group);
+    const { values, scales } = this.#blockAs(dtype, group);
     const tensor = createQuantized(this.#device, { name, dtype, shape: [shape[0], columns], group });
-    await this.#fill(tensor, rounded.values);
-    await this.#fill(tensor.scales, rounded.scales);
+    await this.#fill(tensor, values);
+    await this.#fill(
+      tensor.scales,
+      scales.map((scale) => scale * factor),
+    );
     return tensor;
+  }
+
+  /** Rounded once: a matrix takes a tenth of a second and more, a model has hundreds. */
+  #blockAs(dtype: QuantizedDtype, group: number): QuantizedRows {
+    const rounded = this.#rounded.get(dtype) ?? quantize(this.#block, dtype, group);
+    this.#rounded.set(dtype, rounded);
+    return rounded;
   }
 
   /** The block's numbers again and again. */

@@ -8,24 +8,13 @@ import { Checkpoint } from "../../../src/engine/weights/safetensors.ts";
 import type { Tensor } from "../../../src/gpu/tensor.ts";
 import { type TestTensor, withTempDir, writeSafetensors, writeShards } from "../../support/checkpoint.ts";
 import { normals, testGpu } from "../../support/gpu.ts";
-import { readBytes } from "../../support/read-tensor.ts";
+import { readable, readBytes } from "../../support/read-tensor.ts";
 import { rejection } from "../../support/rejection.ts";
 
 // Software adapters take their time, and Bun's 5 s apply to each file anew.
 setDefaultTimeout(120_000);
 
 const gpu = await testGpu();
-
-/** The device, but for buffers that can be read back. */
-const readableDevice = new Proxy(gpu.device, {
-  get(device, name) {
-    if (name === "createBuffer") {
-      return (descriptor: GPUBufferDescriptor) =>
-        device.createBuffer({ ...descriptor, usage: descriptor.usage | GPUBufferUsage.COPY_SRC });
-    }
-    return Reflect.get(device, name, device) as unknown;
-  },
-});
 
 type Stored = "F32" | "F16" | "BF16";
 
@@ -63,7 +52,7 @@ async function withLoader<T>(
     const progress: Progress[] = [];
     const onProgress = (done: number, all: number) => progress.push({ done, all });
     const formats = { dtype, quantization, bf16AsF16 };
-    const loader = new WeightLoader({ device: readableDevice, checkpoint, ...formats, onProgress });
+    const loader = new WeightLoader({ device: readable(gpu.device), checkpoint, ...formats, onProgress });
     return body(loader, progress).finally(() => checkpoint.close());
   });
 }
