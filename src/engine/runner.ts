@@ -175,13 +175,19 @@ export class Runner {
     }
   }
 
-  /** Both batches; those that reach their end with rows, in the order in which these are read. */
+  /**
+   * Both batches; those that reach their end with rows, in the order in which these are read. Nothing is recorded before
+   * it is known that both can be, since what is recorded may be submitted at once.
+   */
   #record({ main, layered, edits }: RunnablePlan): RecordedRows[] {
-    const ofMain = main.length > 0 ? this.#main.record(main) : [];
-    const ofLayered = layered ? this.#layered.record([layered.rectangle], layered.from, layered.to) : [];
+    const nothing = () => [];
+    const recordMain = main.length > 0 ? this.#main.prepare(main) : nothing;
+    const recordLayered = layered
+      ? this.#layered.prepare([layered.rectangle], layered.from, layered.to)
+      : nothing;
     return [
-      ...ofMain.map((rows) => ({ rows, edits: edits?.main })),
-      ...ofLayered.map((rows) => ({ rows, edits: edits?.layered })),
+      ...recordMain().map((rows) => ({ rows, edits: edits?.main })),
+      ...recordLayered().map((rows) => ({ rows, edits: edits?.layered })),
     ];
   }
 

@@ -115,7 +115,7 @@ test("a model leaves nothing pending where a batch may stop", async () => {
   const tokenIds = Array.from({ length: 13 }, (_, i) => i);
   const prompt = rectangle({ tokenIds, prefixLength: 13, tables: [[1, 2]], sampling: [] });
   const shares = (from: number, to: number) => {
-    batch.record([prompt], from, to);
+    batch.prepare([prompt], from, to)();
     return countShares(recorder.take());
   };
   const perPass = model.passes.map((_, pass) => shares(pass, pass + 1));
