@@ -190,10 +190,11 @@ export class Batch {
     if (from === 0) model.embed(context);
     let flushAt = 1;
     model.passes.slice(from, to).forEach((pass, index) => {
+      if (index === flushAt) {
+        sink.flush?.();
+        flushAt = nextFlush(flushAt);
+      }
       pass(context);
-      if (index + 1 < flushAt) return;
-      sink.flush?.();
-      flushAt = nextFlush(flushAt);
     });
     // The next pass may be another step's.
     context.stream.whole(context);
