@@ -696,29 +696,32 @@ fn main(
       scales[k] = scale_word(q, at);
     }
   }
-  let first_row = begin(HIDDEN, group);
-  for (var r = local.x; r < begin(HIDDEN, group + 1) - first_row; r += LANES) { residual[r] = x[first_row + r]; }
-  let info = tokens_meta[0];
-  let sequence = sequences[info.z];
-  let keys = visible(info.x, sequence.x, sequence.y);
-  let taken = shares_of(keys);
-  let turn = atomicLoad(&handoff[0]) & 1;
-  if (atomicLoad(&handoff[1]) != 0) { patience = 0; }
-  let words = SETS_AT + turn * SET;
-  let next_words = SETS_AT + (1 - turn) * SET;
-  for (var i = group * LANES + local.x; i < SET; i += WORKGROUPS * LANES) { atomicStore(&handoff[next_words + i], 0); }
-
+  var words = 0u;
+  var turn = 0u;
+  var query: Query;
   for (var p = 0u; p < PRODUCTS; p++) { // unroll
     if (WORKGROUPS == 1) { workgroupBarrier(); } // subgroups of one workgroup need not run at once
     if (p == QKV) { stage(me, HIDDEN, true, 0, 0); }
     if (p == OUTPUT) {
-      attend(group, me, words, Query(info, keys, taken));
+      attend(group, me, words, query);
       if (WORKGROUPS == 1) { workgroupBarrier(); }
-      combine(me, words, taken);
+      combine(me, words, query.shares);
     }
     if (p == GATE_UP) { stage(me, HIDDEN, false, words + STREAM + group % COPIES * HIDDEN, 1); }
     if (p == DOWN) { stage(me, INTERMEDIATE, false, words + ACTIVATED + group % COPIES * INTERMEDIATE, 2); }
     workgroupBarrier();
+    if (p == QKV && params.always > 0) {
+      // Only now, lest the first weights wait for it.
+      let start = begin(HIDDEN, group);
+      for (var r = local.x; r < begin(HIDDEN, group + 1) - start; r += LANES) { residual[r] = x[start + r]; }
+      turn = atomicLoad(&handoff[0]) & 1;
+      if (atomicLoad(&handoff[1]) != 0) { patience = 0; }
+      words = SETS_AT + turn * SET;
+      let info = tokens_meta[0];
+      let sequence = sequences[info.z];
+      let keys = visible(info.x, sequence.x, sequence.y);
+      query = Query(info, keys, shares_of(keys));
+    }
 
     let team = local.x / TEAM[p];
     let lane = local.x % TEAM[p];
@@ -785,6 +788,13 @@ fn main(
         put_copies(words + ACTIVATED + start + r, INTERMEDIATE, activated(value * factor) * row_sum(p, r, 1) * factor);
       }
       if (p == DOWN) { x[start + r] = residual[r] + value; }
+    }
+    if (p == QKV) {
+      let next_words = SETS_AT + (1 - turn) * SET;
+      for (var i = 0u; i < SET; i += WORKGROUPS * LANES) {
+        let at = i + group * LANES + local.x;
+        if (at < SET) { atomicStore(&handoff[next_words + at], 0); }
+      }
     }
   }
   // Whoever has come so far has heard from all, and all have looked which turn it is.
