@@ -72,32 +72,50 @@ export function matchTensors(
   tensors: Readonly<Record<string, Tensor>>,
 ): Record<string, number> {
   const sizes: Record<string, number> = {};
-  const origin: Record<string, string> = {};
-  for (const [name, wanted] of Object.entries(spec.tensors)) {
-    const given = tensors[name];
-    const fail = (expected: string, found: string): never => {
-      throw new TypeError(`Cannot run ${spec.name}: expected ${name} ${expected}, got ${found}`);
-    };
-    if (!given) fail(`[${wanted.dims.join(", ")}]`, "nothing");
-    if (!kindAccepts(wanted.kind, given.dtype))
-      fail(`to be ${wanted.kind}`, `${given.dtype} (${given.name})`);
-    if (given.shape.length !== wanted.dims.length) {
-      fail(`[${wanted.dims.join(", ")}]`, `[${given.shape.join(", ")}] (${given.name})`);
+  // Every dispatch of a prompt comes through here: nothing is allocated but the result.
+  for (const name in spec.tensors) {
+    const { kind, dims } = spec.tensors[name];
+    const given: Tensor | undefined = tensors[name];
+    if (!given || !kindAccepts(kind, given.dtype) || given.shape.length !== dims.length) {
+      throw unsuited(spec, name, given);
     }
-    wanted.dims.forEach((dim, axis) => {
+    for (let axis = 0; axis < dims.length; axis++) {
+      const dim = dims[axis];
       const size = given.shape[axis];
-      const expected = typeof dim === "number" ? dim : sizes[dim];
-      if (expected !== undefined && expected !== size) {
-        const why = typeof dim === "number" ? "" : ` as in ${origin[dim]}`;
-        fail(`to have ${dim} = ${expected}${why}`, `${size} (${given.name} [${given.shape.join(", ")}])`);
-      }
-      if (typeof dim === "string" && !(dim in sizes)) {
-        sizes[dim] = size;
-        origin[dim] = name;
-      }
-    });
+      const expected = typeof dim === "number" ? dim : (sizes[dim] ??= size);
+      if (expected !== size) throw disagreeing(spec, { name, given, dim, size, expected });
+    }
   }
   return sizes;
+}
+
+function mismatch({ name }: KernelSpec, expected: string, found: string): TypeError {
+  return new TypeError(`Cannot run ${name}: expected ${expected}, got ${found}`);
+}
+
+function unsuited(spec: KernelSpec, name: string, given: Tensor | undefined): TypeError {
+  const { kind, dims } = spec.tensors[name];
+  if (given && !kindAccepts(kind, given.dtype)) {
+    return mismatch(spec, `${name} to be ${kind}`, `${given.dtype} (${given.name})`);
+  }
+  const found = given ? `[${given.shape.join(", ")}] (${given.name})` : "nothing";
+  return mismatch(spec, `${name} [${dims.join(", ")}]`, found);
+}
+
+interface Disagreement {
+  name: string;
+  given: Tensor;
+  dim: string | number;
+  size: number;
+  expected: number;
+}
+
+function disagreeing(spec: KernelSpec, { name, given, dim, size, expected }: Disagreement): TypeError {
+  const isFirst = ([, { dims }]: [string, TensorSpec]) => dims.includes(dim);
+  const origin = Object.entries(spec.tensors).find(isFirst)?.[0];
+  const why = typeof dim === "number" ? "" : ` as in ${origin}`;
+  const found = `${size} (${given.name} [${given.shape.join(", ")}])`;
+  return mismatch(spec, `${name} to have ${dim} = ${expected}${why}`, found);
 }
 
 function kindAccepts(kind: TensorKind, dtype: Dtype): boolean {

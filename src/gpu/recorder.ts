@@ -1,9 +1,10 @@
 /**
  * Collects the dispatches of a step and submits them as one compute pass.
  *
- * Bind groups are cached by the memory they bind, so a repeated step creates nothing. Work that comes again and again
- * unchanged, as a decode step of the same batch size does, can be fixed as a `Program`: then nothing of it is looked up
- * or written any more, only encoded. A dispatch sees the writes of those before it (WebGPU orders dispatches of a pass
+ * Bind groups are cached by the memory they bind, so a repeated step creates nothing; where it repeats the one before,
+ * a dispatch is found beside the one it followed then, without making a key. Work that comes again and again unchanged,
+ * as a decode step of the same batch size does, can be fixed as a `Program`: then nothing of it is looked up or written
+ * any more, only encoded. A dispatch sees the writes of those before it (WebGPU orders dispatches of a pass
  * by the buffers they share). Copies between buffers cannot be part of a pass: they come before all of its dispatches,
  * or after.
  */
@@ -32,8 +33,14 @@ export class Program {
 
 /** A place for params and the bind group that names it. */
 interface Slot {
-  index: number;
-  group: GPUBindGroup;
+  readonly index: number;
+  readonly group: GPUBindGroup;
+  /** Which used it last, and that one's pipeline. */
+  dispatch: Dispatch;
+  pipeline: GPUComputePipeline;
+  /** The submission, and the slot that was used next in it. */
+  submission: number;
+  next: Slot | null;
 }
 
 export class Recorder {
@@ -41,8 +48,9 @@ export class Recorder {
   readonly #profiler: Profiler | undefined;
   /** By memory bound: the slots of the first, second, ... such dispatch of a step. */
   readonly #slots = new Map<string, Slot[]>();
-  readonly #usedSlots = new Map<string, number>();
   #slotCount = 0;
+  #lastSlot: Slot | null = null;
+  #submission = 0;
   #params: ParamSlots;
   #items: (Dispatch | Program)[] = [];
   #before: RecordCommands[] = [];
@@ -123,7 +131,7 @@ export class Recorder {
 
   #resolve(items: readonly (Dispatch | Program)[]): Command[] {
     this.#reserve(items);
-    this.#usedSlots.clear();
+    this.#submission++;
     const commands: Command[] = [];
     for (const item of items) {
       if (item instanceof Program) commands.push(...item.commands);
@@ -134,19 +142,35 @@ export class Recorder {
   }
 
   #resolveOne(dispatch: Dispatch): Command {
+    const expected = this.#lastSlot?.next;
+    const isExpected = expected && this.#isFree(expected) && bindsAlike(expected.dispatch, dispatch);
+    const slot = isExpected ? expected : this.#findSlot(dispatch);
+    if (this.#lastSlot) this.#lastSlot.next = slot;
+    this.#lastSlot = slot;
+    if (!isSameVariant(slot.dispatch, dispatch)) slot.pipeline = this.#gpu.pipelines.get(dispatch).gpu;
+    slot.dispatch = dispatch;
+    slot.submission = this.#submission;
+    this.#params.set(slot.index, dispatch);
+    return { dispatch, pipeline: slot.pipeline, group: slot.group };
+  }
+
+  /** A slot that this submission does not use yet. */
+  #isFree({ submission }: Slot): boolean {
+    return submission !== this.#submission;
+  }
+
+  #findSlot(dispatch: Dispatch): Slot {
     const key = memoryKey(dispatch);
-    const used = this.#usedSlots.get(key) ?? 0;
-    this.#usedSlots.set(key, used + 1);
     let slots = this.#slots.get(key);
     if (!slots) this.#slots.set(key, (slots = []));
-    let slot = slots.at(used);
-    if (!slot) {
-      const index = this.#slotCount++;
-      slot = { index, group: this.#createGroup(dispatch, this.#params.binding(index)) };
-      slots.push(slot);
-    }
-    this.#params.set(slot.index, dispatch);
-    return this.#command(dispatch, slot.group);
+    const free = slots.find((slot) => this.#isFree(slot));
+    if (free) return free;
+    const index = this.#slotCount++;
+    const group = this.#createGroup(dispatch, this.#params.binding(index));
+    const pipeline = this.#gpu.pipelines.get(dispatch).gpu;
+    const slot = { index, group, dispatch, pipeline, submission: 0, next: null };
+    slots.push(slot);
+    return slot;
   }
 
   #command(dispatch: Dispatch, group: GPUBindGroup): Command {
@@ -171,6 +195,7 @@ export class Recorder {
     if (needed <= this.#params.capacity) return;
     this.#slots.clear();
     this.#slotCount = 0;
+    this.#lastSlot = null;
     this.#params = new ParamSlots(this.#gpu.device, 2 * Math.max(items.length, this.#params.capacity));
   }
 }
@@ -205,6 +230,32 @@ function encodeProfiled(encoder: GPUCommandEncoder, commands: readonly Command[]
 
 function isWork({ workgroups }: Dispatch): boolean {
   return workgroups.every((count) => count > 0);
+}
+
+/** Whether two dispatches bind the same memory to the same kernel. */
+function bindsAlike(a: Dispatch, b: Dispatch): boolean {
+  if (a.spec !== b.spec) return false;
+  for (const name in a.spec.tensors) {
+    const [one, other] = [a.tensors[name], b.tensors[name]];
+    if (one.buffer.id !== other.buffer.id || one.offset !== other.offset || one.size !== other.size)
+      return false;
+  }
+  return true;
+}
+
+/** Whether two dispatches of a kernel run the same pipeline. */
+function isSameVariant(a: Dispatch, b: Dispatch): boolean {
+  return a.file === b.file && hasSame(a.constants, b.constants) && hasSame(a.replace, b.replace);
+}
+
+type Values = Readonly<Record<string, number | string>>;
+
+function hasSame(a: Values | undefined, b: Values | undefined): boolean {
+  if (a === b) return true;
+  if (!a || !b) return false;
+  for (const name in a) if (a[name] !== b[name]) return false;
+  for (const name in b) if (!(name in a)) return false;
+  return true;
 }
 
 function memoryKey({ spec, tensors }: Dispatch): string {

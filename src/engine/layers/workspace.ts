@@ -3,7 +3,8 @@ import { createTensor, rows, type Tensor } from "../../gpu/tensor.ts";
 
 export class Workspace {
   readonly #device: GPUDevice;
-  readonly #tensors = new Map<string, Tensor>();
+  /** By name: one for each format and shape. */
+  readonly #tensors = new Map<string, Tensor[]>();
   readonly #capacity: number;
 
   /** `capacity` is the most rows (tokens) a step may have. */
@@ -27,7 +28,7 @@ export class Workspace {
 
   /** All that `words` has made. */
   get allWords(): readonly Tensor[] {
-    return [...this.#tensors.values()].filter(({ dtype }) => dtype === "u32");
+    return [...this.#tensors.values()].flat().filter(({ dtype }) => dtype === "u32");
   }
 
   /** u32 [count], zero when it is first asked for: words that only kernels write, the same for the same name and count. */
@@ -36,11 +37,16 @@ export class Workspace {
   }
 
   #whole(options: { name: string; dtype: "f32" | "f16" | "u32"; shape: number[] }): Tensor {
-    const key = `${options.name} ${options.shape.join(" ")} ${options.dtype}`;
-    const found = this.#tensors.get(key);
+    const { name, dtype, shape } = options;
+    const named = this.#tensors.get(name) ?? [];
+    const found = named.find((tensor) => tensor.dtype === dtype && isSame(tensor.shape, shape));
     if (found) return found;
     const made = createTensor(this.#device, { ...options, readable: true });
-    this.#tensors.set(key, made);
+    this.#tensors.set(name, [...named, made]);
     return made;
   }
+}
+
+function isSame(a: readonly number[], b: readonly number[]): boolean {
+  return a.length === b.length && a.every((size, axis) => size === b[axis]);
 }
