@@ -2,14 +2,17 @@
 //
 // norm-f16 behind a product that was split along k: its shares are added to the stream on the way. One workgroup a
 // token; lanes stride over vectors of four channels, which stay in registers while lane sums are folded in workgroup
-// memory, in the order of norm-f16. Bound by memory. LANES is a multiple of FOLD. f16 is clamped to its range; a NaN stays
+// memory, in the order of norm-f16. Bound by memory. LANES is a multiple of FOLD, which is one of 4. f16 is clamped to its range; a NaN stays
 // a NaN.
+// Sizes that are known beforehand are constants: what is read from params delays all the rest.
+override CHANNELS: u32 = 4;
+override EPS: f32 = 1e-6;
 override LANES: u32 = 128;
 override FOLD: u32 = 32; // lanes that fold the sums of all
 override SHARES: u32 = 1;
 override WEIGHT: u32 = 0; // 0: no weight, 1: times w, 2: times 1 + w
 const QUADS: u32 = 3; // vectors of a lane, at most
-struct Params { tokens: u32, channels: u32, eps: f32 }
+struct Params { tokens: u32 }
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read_write> x: array<vec4f>;  // [tokens, channels]
 @group(0) @binding(2) var<storage, read> partials: array<vec4f>; // [partial_rows, channels]
@@ -37,9 +40,9 @@ fn total(lane: u32, sum: f32) -> f32 {
     folded[lane] = part;
   }
   workgroupBarrier();
-  var all = 0.0;
-  for (var i = 0u; i < FOLD; i++) { all += folded[i]; }
-  return all;
+  var all = vec4f();
+  for (var i = 0u; i < FOLD; i += 4) { all += vec4f(folded[i], folded[i + 1], folded[i + 2], folded[i + 3]); }
+  return dot(all, vec4f(1.0));
 }
 
 @compute @workgroup_size(LANES)
@@ -49,8 +52,10 @@ fn main(
   @builtin(local_invocation_index) lane: u32,
 ) {
   let token = group.y * grid.x + group.x;
-  if (token >= params.tokens) { return; }
-  let quads = params.channels / 4;
+  var tokens = grid.x;
+  if (grid.y > 1) { tokens = params.tokens; }
+  if (token >= tokens) { return; }
+  let quads = CHANNELS / 4;
   let base = token * quads;
   var values: array<vec4f, QUADS>;
   var sum = 0.0;
@@ -58,13 +63,13 @@ fn main(
     let c = q * LANES + lane;
     if (c < quads) {
       var value = x[base + c];
-      for (var s = 0u; s < SHARES; s++) { value += partials[(s * params.tokens + token) * quads + c]; }
+      for (var s = 0u; s < SHARES; s++) { value += partials[(s * tokens + token) * quads + c]; }
       x[base + c] = value;
       values[q] = value;
       sum += dot(value, value);
     }
   }
-  let scale = 1.0 / sqrt(total(lane, sum) / f32(params.channels) + params.eps);
+  let scale = 1.0 / sqrt(total(lane, sum) / f32(CHANNELS) + EPS);
   for (var q = 0u; q < QUADS; q++) {
     let c = q * LANES + lane;
     if (c < quads) {

@@ -5,14 +5,19 @@
 // stages 8 * PIECES columns of both operands in workgroup memory, while the next ones are on their way to registers.
 // Workgroups of grid.z take one share of k each and write sums of their own, [share, token, row]. Tiles are walked in
 // bands, so that neighbours find each other's operands in the cache. Bound by the matrix units and workgroup memory for
-// many tokens, by reading weight for few. inputs / grid.z is a multiple of 8 * PIECES, rows of 16. Rows and tokens beyond
-// the last are read as the last and not written. Gated weights have the rows of gate first, then those of up.
+// many tokens, by reading weight for few. INPUTS / SHARES is a multiple of 8 * PIECES, ROWS of 16. Rows beyond the last
+// are read as the last, tokens beyond it as what is there, or as nothing; neither are written. Gated weights have the rows
+// of gate first, then those of up.
 // Loops over matrices are written out before compilation (src/gpu/unroll.ts): their counts are plain numbers.
 enable f16;
 enable subgroups;
 enable chromium_experimental_subgroup_matrix;
 diagnostic(off, chromium.subgroup_matrix_uniformity);
 
+// Sizes that are known beforehand are constants: what is read from params delays the first loads by as long as they take.
+override INPUTS: u32 = 32;
+override ROWS: u32 = 16;
+override SHARES: u32 = 1;        // of the inputs: grid.z
 override FORMAT: u32 = 2;        // of weight: 2 f16, 3 i8, 4 i4
 override GROUP_EIGHTHS: u32 = 4; // of i8 and i4: consecutive inputs that share a scale (an f16), in eights
 override BIAS: u32 = 0;          // 1: adds bias
@@ -32,7 +37,7 @@ const EAGER: u32 = 0;            // 1: fetches the last step again rather than a
 const X_ITEMS: u32 = 4;          // pieces of x and weight that a lane stages a step
 const W_ITEMS: u32 = 4;
 const BAND: u32 = 8;             // tiles of tokens next to each other
-struct Params { tokens: u32, inputs: u32, rows: u32 }
+struct Params { tokens: u32 }
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> x: array<vec4u>;       // [tokens, inputs]
 @group(0) @binding(2) var<storage, read> weight: array<vec4u>;  // [rows, inputs]
@@ -68,19 +73,19 @@ alias PartSums = array<array<Sums, ROWS_N>, ROWS_T>;
 
 /// The row of weight in row `i` of the tile: gated, 16 rows of gate and 16 of up by turns.
 fn weight_row(first: u32, i: u32) -> u32 {
-  if (GATED == 0) { return min(first + i, params.rows - 1); }
-  let half = params.rows / 2;
+  if (GATED == 0) { return min(first + i, ROWS - 1); }
+  let half = ROWS / 2;
   return min(first / 2 + i / 32 * 16 + i % 16, half - 1) + (i / 16 % 2) * half;
 }
 
 fn find_rows(lane: u32, first_t: u32, first_n: u32) {
   for (var i = 0u; i < X_ITEMS; i++) { // unroll
     let row = (i * LANES + lane) / PIECES;
-    x_base[i] = min(first_t + row, params.tokens - 1) * (params.inputs / 8) + lane % PIECES;
+    x_base[i] = (first_t + row) * (INPUTS / 8) + lane % PIECES;
   }
   for (var i = 0u; i < W_ITEMS; i++) { // unroll
     let row = (i * LANES + lane) / PIECES;
-    w_base[i] = weight_row(first_n, row) * (params.inputs / 8) + lane % PIECES;
+    w_base[i] = weight_row(first_n, row) * (INPUTS / 8) + lane % PIECES;
   }
 }
 
@@ -205,7 +210,7 @@ fn put(t: u32, n: u32, row: u32, a: vec4f, b: vec4f) {
 /// Writes the 16 rows of sums in workgroup memory that belong to one part.
 fn put_rows(worker: u32, at: u32, first_t: u32, first_n: u32, share: u32) {
   const eights = select(2 * ROWS_N, ROWS_N, GATED > 0);
-  let columns = select(params.rows, params.rows / 2, GATED > 0);
+  let columns = select(ROWS, ROWS / 2, GATED > 0);
   for (var i = worker; i < 16 * eights; i += 32 * SPLIT) {
     let t = first_t + i / eights;
     let n = first_n + i % eights * 8;
@@ -219,6 +224,7 @@ fn put_rows(worker: u32, at: u32, first_t: u32, first_n: u32, share: u32) {
 
 /// The tile of a workgroup: (tokens, outputs).
 fn tile_place(group: vec3u, grid: vec3u) -> vec2u {
+  if (grid.y == 1) { return vec2u(0, group.x); }
   let index = group.y * grid.x + group.x;
   let band = index / (BAND * grid.x);
   let height = min(BAND, grid.y - band * BAND);
@@ -247,7 +253,7 @@ fn main(
     }
   }
   find_rows(lane, place.x * TILE_TOKENS, place.y * TILE_ROWS);
-  let steps = params.inputs / (8 * PIECES) / grid.z;
+  let steps = INPUTS / (8 * PIECES) / SHARES;
   let piece = group.z * steps * PIECES;
   for (var i = 0u; i < AHEAD; i++) { // unroll
     if (i < steps) { fetch(i, piece + i * PIECES); }

@@ -2,12 +2,15 @@
 //
 // The stream's way into a product on matrix units, which takes f16. One workgroup a token; lanes stride over vectors of
 // four channels, which stay in registers while lane sums are folded in workgroup memory: two barriers. Bound by memory.
-// LANES is a multiple of FOLD. f16 is clamped to its range; a NaN stays a NaN.
+// LANES is a multiple of FOLD, which is one of 4. f16 is clamped to its range; a NaN stays a NaN.
+// Sizes that are known beforehand are constants: what is read from params delays all the rest.
+override CHANNELS: u32 = 4;
+override EPS: f32 = 1e-6;
 override LANES: u32 = 128;
 override FOLD: u32 = 32; // lanes that fold the sums of all
 override WEIGHT: u32 = 0; // 0: no weight, 1: times w, 2: times 1 + w, 3: no norm at all
 const QUADS: u32 = 3; // vectors of a lane, at most
-struct Params { tokens: u32, channels: u32, eps: f32 }
+struct Params { tokens: u32 }
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> x: array<vec4f>;       // [tokens, channels]
 @group(0) @binding(2) var<storage, read> weight: array<vec4f>;  // [weights]
@@ -34,9 +37,9 @@ fn total(lane: u32, sum: f32) -> f32 {
     folded[lane] = part;
   }
   workgroupBarrier();
-  var all = 0.0;
-  for (var i = 0u; i < FOLD; i++) { all += folded[i]; }
-  return all;
+  var all = vec4f();
+  for (var i = 0u; i < FOLD; i += 4) { all += vec4f(folded[i], folded[i + 1], folded[i + 2], folded[i + 3]); }
+  return dot(all, vec4f(1.0));
 }
 
 @compute @workgroup_size(LANES)
@@ -46,8 +49,10 @@ fn main(
   @builtin(local_invocation_index) lane: u32,
 ) {
   let token = group.y * grid.x + group.x;
-  if (token >= params.tokens) { return; }
-  let quads = params.channels / 4;
+  var tokens = grid.x;
+  if (grid.y > 1) { tokens = params.tokens; }
+  if (token >= tokens) { return; }
+  let quads = CHANNELS / 4;
   let base = token * quads;
   var values: array<vec4f, QUADS>;
   var sum = 0.0;
@@ -59,7 +64,7 @@ fn main(
     }
   }
   var scale = 1.0;
-  if (WEIGHT != 3) { scale = 1.0 / sqrt(total(lane, sum) / f32(params.channels) + params.eps); }
+  if (WEIGHT != 3) { scale = 1.0 / sqrt(total(lane, sum) / f32(CHANNELS) + EPS); }
   for (var q = 0u; q < QUADS; q++) {
     let c = q * LANES + lane;
     if (c < quads) {

@@ -18,7 +18,7 @@ import { scalesOf, weightBytes, weightConstants } from "./weights.ts";
 export const gemmSpec: KernelSpec = {
   name: "gemm",
   files: ["gemm"],
-  params: { tokens: "u32", inputs: "u32", rows: "u32" },
+  params: { tokens: "u32" },
   tensors: {
     x: tensor("read", "packed", "tokens inputs"),
     weight: tensor("read", "weights", "rows inputs"),
@@ -75,6 +75,9 @@ export function gemm(traits: GpuTraits, options: GemmOptions, given?: GemmTile):
     file: "gemm",
     constants: {
       ...weightConstants("gemm", weight),
+      INPUTS: inputs,
+      ROWS: rows,
+      SHARES: shares,
       BIAS: bias ? 1 : 0,
       ACCUMULATE: accumulate ? 1 : 0,
       Y_FORMAT: formatCode[y.dtype] ?? 0,
@@ -84,7 +87,7 @@ export function gemm(traits: GpuTraits, options: GemmOptions, given?: GemmTile):
       GATED: `${activation ? activationCode[activation] : 0}`,
     },
     tensors,
-    params: { tokens, inputs, rows },
+    params: { tokens },
     workgroups: [groups(rows, tileRows(tile)), groups(tokens, tileTokens(tile)), shares],
     bytes: weightBytes(weight) + 2 * tokens * inputs + yBytes(options, outputs),
     flops: 2 * tokens * inputs * rows,

@@ -6,7 +6,7 @@ import { checkMultiple, rowGrid } from "./token-grid.ts";
 export const normF16Spec: KernelSpec = {
   name: "norm-f16",
   files: ["norm-f16"],
-  params: { tokens: "u32", channels: "u32", eps: "f32" },
+  params: { tokens: "u32" },
   tensors: {
     x: tensor("read", "f32", "tokens channels"),
     weight: tensor("read", "f32", "weights"),
@@ -17,7 +17,7 @@ export const normF16Spec: KernelSpec = {
 export const addNormF16Spec: KernelSpec = {
   name: "add-norm-f16",
   files: ["add-norm-f16"],
-  params: { tokens: "u32", channels: "u32", eps: "f32" },
+  params: { tokens: "u32" },
   tensors: {
     x: tensor("read_write", "f32", "tokens channels"),
     partials: tensor("read", "f32", "partial_rows channels"),
@@ -78,6 +78,8 @@ function dispatch(
     spec,
     file: spec.name,
     constants: {
+      CHANNELS: channels,
+      EPS: eps,
       LANES,
       FOLD: Math.min(LANES, foldLanes),
       WEIGHT: !normed ? 3 : !weight ? 0 : weightPlusOne ? 2 : 1,
@@ -85,7 +87,7 @@ function dispatch(
     },
     replace: { QUADS: `${groups(channels / 4, LANES)}u` },
     tensors,
-    params: { tokens, channels, eps },
+    params: { tokens },
     workgroups: rowGrid(tokens),
     bytes: tokens * channels * (6 + (shares > 0 ? 4 * (shares + 1) : 0)),
     flops: tokens * channels * (4 + shares),
