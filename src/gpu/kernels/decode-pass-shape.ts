@@ -22,6 +22,8 @@ export interface PassChoice {
   /** All of them must run at once. */
   workgroups: number;
   subgroups: number;
+  /** Subgroups that take words, stage them and hand them over, too. */
+  messengers: number;
   /** Items of a lane in flight. */
   ahead: number;
   /** Keys of a lane in flight. */
@@ -46,24 +48,27 @@ export interface PassShape {
 }
 
 const subgroupsWanted = 16;
+const messengersWanted = 8;
+/** As registers allow: an item of f32 has two loads, one of integers its scale and more inputs. */
+const aheadOf: Partial<Record<Dtype, number>> = { f32: 6, i8: 8, i4: 8 };
 /** Fewer workgroups would have too much to do each: the shader's loops over it are written out. */
 const loadsMax = 128;
 const splitsMax = 16;
 /** Of inputs of a lane, 16 bytes each: more would not fit its registers. */
 const inputVectorsMax = 8;
-/** Words looked for at once by a lane, LOOKS in the shader. */
-const looks = 8;
+/** Of inputs of a messenger. */
+const eightsMax = 8;
 const headerWords = 64;
 /** Place of the product whose rows come in pairs. */
 const gateUp = 2;
 
 export function defaultChoice({ residentWorkgroups = 1 }: GpuTraits, sizes: PassSizes): PassChoice {
-  const ahead = sizes.format === "f32" ? 6 : 12;
   return {
     workgroups: residentWorkgroups,
     subgroups: subgroupsWanted,
-    ahead,
-    keys: 2,
+    messengers: messengersWanted,
+    ahead: aheadOf[sizes.format] ?? 12,
+    keys: 4,
     shareKeys: 64,
     copies: 4,
     splits: Math.max(1, Math.min(splitsMax, Math.floor(residentWorkgroups / sizes.kvHeads))),
@@ -85,7 +90,7 @@ export function passShape(traits: GpuTraits, sizes: PassSizes, choice: PassChoic
   const teams = teamsOf(traits, sizes, choice);
   if (!teams) return "inputs that teams can share";
   if (Math.max(...teams.loads) > loadsMax) return "more workgroups at once";
-  const memory = memoryOf(sizes, lanesOf(traits, choice), teams);
+  const memory = memoryOf(sizes, teams);
   const bytes = bytesOf(sizes, choice, memory);
   if (bytes > traits.workgroupBytesMax) return `${bytes} bytes of a workgroup's memory`;
   const { hidden, intermediate, heads, kvHeads, headDim, qkvRows, format } = sizes;
@@ -95,6 +100,7 @@ export function passShape(traits: GpuTraits, sizes: PassSizes, choice: PassChoic
     WORKGROUPS: choice.workgroups,
     SUBGROUP: traits.subgroupMinSize,
     SUBGROUPS: choice.subgroups,
+    MESSENGERS: choice.messengers,
     HIDDEN: hidden,
     INTERMEDIATE: intermediate,
     HEADS: heads,
@@ -111,7 +117,7 @@ export function passShape(traits: GpuTraits, sizes: PassSizes, choice: PassChoic
     ITEMS_MAX: Math.max(...teams.items),
     SUMS_MAX: sumsMax,
     FOLDS: sumsMax / 4,
-    CHANNELS_OF_LANE: groups(heads * headDim, lanesOf(traits, choice)),
+    ...messengerWords(traits, sizes, choice),
   };
   const { team: TEAM, parts: PARTS, items: ITEMS, rounds: ROUNDS } = teams;
   const words = qkvRows + choice.splits * heads * (2 + headDim) + choice.copies * (hidden + intermediate);
@@ -127,8 +133,19 @@ function mapped<Value>(values: Readonly<Record<string, Value>>, to: (value: Valu
   return Object.fromEntries(Object.entries(values).map(([name, value]) => [name, to(value)]));
 }
 
-function lanesOf({ subgroupMinSize }: GpuTraits, { subgroups }: PassChoice): number {
-  return subgroupMinSize * subgroups;
+/** What a messenger has to do, in the shader's terms. */
+function messengerWords({ subgroupMinSize }: GpuTraits, sizes: PassSizes, choice: PassChoice) {
+  const { heads, kvHeads, headDim } = sizes;
+  const lanes = subgroupMinSize * choice.messengers;
+  const copies: Each = [1, choice.copies, choice.copies, choice.copies];
+  const puts = rowsOf(sizes).map((rows, product) => groups(rows, choice.workgroups) * copies[product]);
+  return {
+    WORDS_MAX: groups(Math.max(...inputsOf(sizes)), lanes),
+    EIGHTS_MAX: groups(Math.max(...inputsOf(sizes)) / 8, lanes),
+    PUTS_MAX: groups(Math.max(...puts), lanes),
+    HEAD_WORDS: groups((heads / kvHeads + 2) * headDim, lanes),
+    SHARE_WORDS: groups((heads / kvHeads) * headDim, lanes),
+  };
 }
 
 function inputsOf({ hidden, intermediate, heads, headDim }: PassSizes): Each {
@@ -143,16 +160,17 @@ function rowsOf({ hidden, intermediate, qkvRows }: PassSizes): Each {
 function lackOf(traits: GpuTraits, sizes: PassSizes, choice: PassChoice): string | undefined {
   const { heads, kvHeads, headDim, format } = sizes;
   const { subgroupMinSize: subgroup, subgroupMaxSize, workgroupLanesMax } = traits;
-  const lanes = lanesOf(traits, choice);
+  const lanes = subgroup * choice.subgroups;
   const keyLanes = headDim / 8;
   const rowsMin = Math.min(...rowsOf(sizes));
   const needs: Readonly<Record<string, boolean>> = {
     "subgroups of one size": subgroup === subgroupMaxSize,
     [`${lanes} lanes a workgroup`]: lanes <= workgroupLanesMax,
     "a headDim of 8 times a power of two": Number.isInteger(Math.log2(keyLanes)) && keyLanes <= subgroup,
-    "query heads of a kv head to divide subgroups": choice.subgroups % (heads / kvHeads) === 0,
+    "query heads of a kv head to divide messengers": choice.messengers % (heads / kvHeads) === 0,
     [`at most ${rowsMin} workgroups`]: choice.workgroups <= rowsMin,
-    [`at most ${looks * lanes} channels`]: heads * headDim <= looks * lanes,
+    "copies to divide the messengers": (subgroup * choice.messengers) % choice.copies === 0,
+    "more messengers": messengerWords(traits, sizes, choice).EIGHTS_MAX <= eightsMax,
     "inputs of whole items": inputsOf(sizes).every((count) => count % itemInputs(format) === 0),
   };
   return Object.keys(needs).find((what) => !needs[what]);
@@ -164,7 +182,7 @@ interface TeamsOfAll extends Record<"team" | "parts" | "items" | "rounds" | "sum
 }
 
 function teamsOf(traits: GpuTraits, sizes: PassSizes, choice: PassChoice): TeamsOfAll | undefined {
-  const lanes = lanesOf(traits, choice);
+  const lanes = traits.subgroupMinSize * choice.subgroups;
   const rows = rowsOf(sizes);
   const found = inputsOf(sizes).map((count) => teamsFor(count, lanes, traits.subgroupMinSize, sizes.format));
   const teams = found.filter((team) => team !== undefined);
@@ -185,26 +203,24 @@ function teamsOf(traits: GpuTraits, sizes: PassSizes, choice: PassChoice): Teams
 }
 
 /** Sizes of what a workgroup keeps in its memory. */
-function memoryOf(sizes: PassSizes, lanes: number, { sums, sets, parts }: TeamsOfAll) {
+function memoryOf(sizes: PassSizes, { sums, sets, parts }: TeamsOfAll) {
   const { format } = sizes;
   const inputsMax = Math.max(...inputsOf(sizes));
   const isInteger = format === "i8" || format === "i4";
   return {
     PARTIALS: Math.max(...sums.map((count, product) => count * sets[product] * parts[product])),
-    STAGED: (inputsMax / itemInputs(format)) * itemOf(format).vectors,
+    STAGED: inputsMax / 4,
     STEPS: isInteger ? inputsMax / 32 : 1,
-    RAW: isInteger ? Math.min(inputsMax, looks * lanes) / 4 : 1,
   };
 }
 
 function bytesOf(
-  { hidden, heads, kvHeads, headDim }: PassSizes,
-  { workgroups, subgroups, splits }: PassChoice,
-  { PARTIALS, STAGED, STEPS, RAW }: ReturnType<typeof memoryOf>,
+  { heads, kvHeads, headDim }: PassSizes,
+  { messengers }: PassChoice,
+  { PARTIALS, STAGED, STEPS }: ReturnType<typeof memoryOf>,
 ): number {
-  const ofHeads = (heads / kvHeads + 2 + subgroups) * headDim;
-  const floats = PARTIALS + groups(hidden, workgroups) + 3 * subgroups + ofHeads;
-  return 4 * floats + 16 * (STAGED + RAW) + 8 * STEPS + 12 * heads * splits;
+  const ofHeads = (heads / kvHeads + 2 + messengers) * headDim;
+  return 4 * (PARTIALS + 3 * messengers + ofHeads) + 16 * STAGED + 8 * STEPS;
 }
 
 /** As WGSL has it. */
