@@ -12,6 +12,7 @@ import type { Gpu } from "./gpu.ts";
 import type { Dispatch } from "./kernel.ts";
 import { ParamSlots } from "./params.ts";
 import type { Profiler } from "./profile.ts";
+import { hasSameFields } from "./same-fields.ts";
 
 type RecordCommands = (encoder: GPUCommandEncoder) => void;
 
@@ -147,10 +148,12 @@ export class Recorder {
     const slot = isExpected ? expected : this.#findSlot(dispatch);
     if (this.#lastSlot) this.#lastSlot.next = slot;
     this.#lastSlot = slot;
-    if (!isSameVariant(slot.dispatch, dispatch)) slot.pipeline = this.#gpu.pipelines.get(dispatch).gpu;
-    slot.dispatch = dispatch;
+    if (slot.dispatch !== dispatch) {
+      if (!isSameVariant(slot.dispatch, dispatch)) slot.pipeline = this.#gpu.pipelines.get(dispatch).gpu;
+      this.#params.set(slot.index, dispatch);
+      slot.dispatch = dispatch;
+    }
     slot.submission = this.#submission;
-    this.#params.set(slot.index, dispatch);
     return { dispatch, pipeline: slot.pipeline, group: slot.group };
   }
 
@@ -168,6 +171,7 @@ export class Recorder {
     const index = this.#slotCount++;
     const group = this.#createGroup(dispatch, this.#params.binding(index));
     const pipeline = this.#gpu.pipelines.get(dispatch).gpu;
+    this.#params.set(index, dispatch);
     const slot = { index, group, dispatch, pipeline, submission: 0, next: null };
     slots.push(slot);
     return slot;
@@ -234,6 +238,7 @@ function isWork({ workgroups }: Dispatch): boolean {
 
 /** Whether two dispatches bind the same memory to the same kernel. */
 function bindsAlike(a: Dispatch, b: Dispatch): boolean {
+  if (a === b) return true;
   if (a.spec !== b.spec) return false;
   for (const name in a.spec.tensors) {
     const [one, other] = [a.tensors[name], b.tensors[name]];
@@ -245,17 +250,7 @@ function bindsAlike(a: Dispatch, b: Dispatch): boolean {
 
 /** Whether two dispatches of a kernel run the same pipeline. */
 function isSameVariant(a: Dispatch, b: Dispatch): boolean {
-  return a.file === b.file && hasSame(a.constants, b.constants) && hasSame(a.replace, b.replace);
-}
-
-type Values = Readonly<Record<string, number | string>>;
-
-function hasSame(a: Values | undefined, b: Values | undefined): boolean {
-  if (a === b) return true;
-  if (!a || !b) return false;
-  for (const name in a) if (a[name] !== b[name]) return false;
-  for (const name in b) if (!(name in a)) return false;
-  return true;
+  return a.file === b.file && hasSameFields(a.constants, b.constants) && hasSameFields(a.replace, b.replace);
 }
 
 function memoryKey({ spec, tensors }: Dispatch): string {

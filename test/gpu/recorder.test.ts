@@ -75,6 +75,23 @@ describe("Recorder", () => {
     expect(countCalls("createBindGroup", changed)).toBe(1);
   });
 
+  test("one dispatch may come several times in a step, and stand beside others in the next", async () => {
+    const [a, b, y, z] = [tensor([2, 4], 1), tensor([2, 4], 2), tensor([2, 4]), tensor([2, 4])];
+    const there = add(gpu.traits, { a, b, y });
+    const back = add(gpu.traits, { a: y, b, y: a });
+    const recorder = new Recorder(gpu);
+    submit(recorder, [there, back, there, back]);
+    expect(await readF32(gpu, a)).toEqual(Array.from({ length: 8 }, () => 9));
+    submit(recorder, [there, add(gpu.traits, { a: y, b, y: z }), back, there]);
+    expect(await readF32(gpu, z)).toEqual(Array.from({ length: 8 }, () => 13));
+    expect(await readF32(gpu, y)).toEqual(Array.from({ length: 8 }, () => 15));
+    // The same memory in fewer rows: after that, the slot's params are no longer those of `there`.
+    submit(recorder, [back, add(gpu.traits, { a: rows(a, 1), b: rows(b, 1), y: rows(y, 1) })]);
+    expect((await readF32(gpu, y)).filter((_, i) => i % 4 === 0)).toEqual([19, 15]);
+    submit(recorder, [there]);
+    expect(await readF32(gpu, y)).toEqual(Array.from({ length: 8 }, () => 19));
+  });
+
   test("a repeated step allocates nothing", () => {
     const recorder = new Recorder(gpu);
     const dispatches = Array.from({ length: 100 }, (_, index) => scaled(index));

@@ -1,13 +1,14 @@
 /** A product with a weight matrix, and what goes before and after it. */
 import { fusedLinear } from "../../gpu/kernels/fused-linear.ts";
 import { type Activation, gatedActivation } from "../../gpu/kernels/gated-activation.ts";
-import { gemm } from "../../gpu/kernels/gemm.ts";
+import { gemm, type GemmOptions } from "../../gpu/kernels/gemm.ts";
 import { linear } from "../../gpu/kernels/linear.ts";
 import { normF16 } from "../../gpu/kernels/norm-f16.ts";
 import type { Tensor } from "../../gpu/tensor.ts";
 import type { ForwardContext } from "./context.ts";
 import { isFused, usesMatrixUnits } from "./fusion.ts";
 import type { RmsNorm } from "./norm.ts";
+import { Remembered } from "./remembered.ts";
 import { ResidualStream } from "./residual-stream.ts";
 import type { Workspace } from "./workspace.ts";
 
@@ -30,6 +31,7 @@ export class Linear {
   readonly weight: Tensor;
   /** f32 [outputs] */
   readonly bias: Tensor | undefined;
+  readonly #gemm = new Remembered<GemmOptions>(gemm);
 
   constructor(weight: Tensor, bias?: Tensor) {
     this.weight = weight;
@@ -77,8 +79,8 @@ export class Linear {
     const { weight, bias } = this;
     const x = halfOf(context, io, scratch);
     if (!(y instanceof ResidualStream))
-      context.recorder.add(gemm(context.traits, { x, y, weight, bias, activation }));
-    else y.addProduct(context, { x, weight, bias });
+      context.recorder.add(this.#gemm.get(context.traits, { x, y, weight, bias, activation }));
+    else y.addProduct(context, this.#gemm, { x, weight, bias });
   }
 }
 

@@ -6,11 +6,12 @@
  * them. Whoever else wants the stream takes `whole`, and nothing may be pending where a batch may stop.
  */
 import { addShares } from "../../gpu/kernels/add-shares.ts";
-import { gemm } from "../../gpu/kernels/gemm.ts";
+import type { GemmOptions } from "../../gpu/kernels/gemm.ts";
 import { gemmShares, shareRowsMax } from "../../gpu/kernels/gemm-tiles.ts";
 import type { Tensor } from "../../gpu/tensor.ts";
 import type { ForwardContext } from "./context.ts";
 import type { RmsNorm } from "./norm.ts";
+import type { Remembered } from "./remembered.ts";
 
 type Recording = Pick<ForwardContext, "traits" | "recorder" | "workspace">;
 
@@ -41,18 +42,22 @@ export class ResidualStream {
     norm.forwardHalf(context, { x: this.#tensor, y, partials });
   }
 
-  /** stream += x W^T + b on matrix units; x is f16. */
-  addProduct(context: Recording, { x, weight, bias }: { x: Tensor; weight: Tensor; bias?: Tensor }): void {
+  /** stream += x W^T + b on matrix units, by `gemm`; x is f16. */
+  addProduct(
+    context: Recording,
+    gemm: Remembered<GemmOptions>,
+    { x, weight, bias }: Pick<GemmOptions, "x" | "weight" | "bias">,
+  ): void {
     const { traits, recorder, workspace } = context;
     const y = this.whole(context);
     const [tokens, hidden] = y.shape;
     const shares = bias ? 1 : gemmShares(traits, { tokens, inputs: x.shape[1], rows: hidden });
     if (shares === 1) {
-      recorder.add(gemm(traits, { x, weight, y, bias, accumulate: true }));
+      recorder.add(gemm.get(traits, { x, weight, y, bias, accumulate: true }));
       return;
     }
     this.#pending = workspace.sized("shares", [shares * tokens, hidden], shareRowsMax);
-    recorder.add(gemm(traits, { x, weight, y: this.#pending, shares }));
+    recorder.add(gemm.get(traits, { x, weight, y: this.#pending, shares }));
   }
 
   #taken(): Tensor | undefined {

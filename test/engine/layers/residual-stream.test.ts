@@ -2,9 +2,11 @@
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { Batch } from "../../../src/engine/batch.ts";
 import { RmsNorm } from "../../../src/engine/layers/norm.ts";
+import { Remembered } from "../../../src/engine/layers/remembered.ts";
 import { ResidualStream } from "../../../src/engine/layers/residual-stream.ts";
 import { Workspace } from "../../../src/engine/layers/workspace.ts";
 import type { Dispatch } from "../../../src/gpu/kernel.ts";
+import { gemm, type GemmOptions } from "../../../src/gpu/kernels/gemm.ts";
 import { Recorder } from "../../../src/gpu/recorder.ts";
 import { createTensor, type Tensor, writeTensor } from "../../../src/gpu/tensor.ts";
 import { assertClose, normals, output, rounded, runTwice, testGpu, upload } from "../../support/gpu.ts";
@@ -29,7 +31,7 @@ function streamBehindProduct({ bias }: { bias?: Tensor } = {}) {
   const stream = new ResidualStream(tensor);
   const x = upload(gpu, "x", [tokens, inputs], new Float32Array(tokens * inputs), "f16");
   const weight = upload(gpu, "weight", [hidden, inputs], new Float32Array(hidden * inputs), "f16");
-  stream.addProduct(context, { x, weight, bias });
+  stream.addProduct(context, new Remembered<GemmOptions>(gemm), { x, weight, bias });
   return { before, tensor, context, stream, recorded };
 }
 
