@@ -34,7 +34,7 @@ test("a dispatch is made once for the same scratch, anew for other rows, options
   ];
   expect(made).toBe(5);
   expect(others[0].params.tokens).toBe(4);
-  expect(others[1].params.eps).toBe(1e-5);
+  expect(others[1].constants.EPS).toBe(1e-5);
   expect(others[2].constants.WEIGHT).toBe(3);
   expect(new Set([first, ...others]).size).toBe(5);
 });
