@@ -3,15 +3,21 @@
 // Products on subgroup matrices (16 x 16 x 16, f16 in, f32 sums), for more tokens than a matrix-vector kernel likes.
 // One workgroup a tile; subgroups have parts of it, and SPLIT of them share a part by taking turns along k. Each step
 // stages 8 * PIECES columns of both operands in workgroup memory, while the next ones are on their way to registers.
+// With HALVES = 2, for many tokens, the subgroups of one half of the rows multiply while those of the other stage; in
+// step with each other, the two that share a scheduler would wait for the same things. All run the same loop, the second
+// half a barrier later. The second barrier of a step lies before its last products, whose operands are in registers by
+// then. A half stages its rows of weight and half of x; the second one, which stages after the first one has begun to
+// multiply, is a step ahead with x, so that there are two stages of x.
 // Workgroups of grid.z take one share of k each and write sums of their own, [share, token, row]. Tiles are walked in
 // bands, so that neighbours find each other's operands in the cache. Bound by the matrix units and workgroup memory for
-// many tokens, by reading weight for few. INPUTS / SHARES is a multiple of 8 * PIECES, ROWS of 16. Rows beyond the last
-// are read as the last, tokens beyond it as what is there, or as nothing; neither are written. Gated weights have the rows
-// of gate first, then those of up.
+// many tokens, by reading weight for few. INPUTS / SHARES is a multiple of 8 * PIECES, ROWS of 16. What is read beyond
+// the last row or token, if anything is there, is not written. Gated weights have the rows of gate first, then those of
+// up.
 // Loops over matrices are written out before compilation (src/gpu/unroll.ts): their counts are plain numbers.
 enable f16;
 enable subgroups;
 enable chromium_experimental_subgroup_matrix;
+enable chromium_disable_uniformity_analysis; // the halves' barriers meet by their number, not by their place
 diagnostic(off, chromium.subgroup_matrix_uniformity);
 
 // Sizes that are known beforehand are constants: what is read from params delays the first loads by as long as they take.
@@ -30,9 +36,9 @@ const ROWS_T: u32 = 4;           // matrices of a part, likewise
 const ROWS_N: u32 = 4;
 const SPLIT: u32 = 1;            // subgroups to a part
 const TURNS: u32 = 2;            // matrices along k that each of them multiplies a step
-const STAGES: u32 = 1;           // 2: staging the next step does not wait for the products of this one
+const HALVES: u32 = 1;           // 2: half of the subgroups multiply while the others stage; SPLIT is 1
 const AHEAD: u32 = 1;            // steps on their way to registers: 1 or 2
-const CYCLE: u32 = 1;            // the larger of STAGES and AHEAD
+const CYCLE: u32 = 1;            // steps that are written out: a multiple of HALVES and of AHEAD
 const EAGER: u32 = 0;            // 1: fetches the last step again rather than ask; steps are a multiple of CYCLE
 const X_ITEMS: u32 = 4;          // pieces of x and weight that a lane stages a step
 const W_ITEMS: u32 = 4;
@@ -53,40 +59,49 @@ const TILE_TOKENS: u32 = 16 * ROWS_T * PARTS_T;
 const TILE_ROWS: u32 = 16 * ROWS_N * PARTS_N;
 const PARTS: u32 = PARTS_T * PARTS_N;
 const LANES: u32 = 32 * PARTS * SPLIT;
+const TEAM: u32 = LANES / HALVES; // lanes that stage together
 
 // What is staged is counted in pieces of 16 bytes: 8 columns. A row has one piece more than it needs, which puts the
 // rows of a matrix into different banks.
 const PIECES: u32 = 2 * TURNS * SPLIT; // of a step
 const STRIDE: u32 = PIECES + 1;
-const STAGE: u32 = (TILE_TOKENS + TILE_ROWS) * STRIDE;
+const PASS: u32 = TEAM / PIECES;       // rows that a team stages at a time: a multiple of 32, or 16, or 8
+const X_STAGE: u32 = TILE_TOKENS * STRIDE;
+const STAGE: u32 = HALVES * X_STAGE + TILE_ROWS * STRIDE;
 // In the end the memory takes 16 rows of sums of each subgroup, in pieces of four.
 const SUM_STRIDE: u32 = 4 * ROWS_N + 1;
 const SUM_AREA: u32 = 16 * SUM_STRIDE;
-var<workgroup> tile: array<vec4u, max(STAGES * STAGE, PARTS * SPLIT * SUM_AREA)>;
+var<workgroup> tile: array<vec4u, max(STAGE, PARTS * SPLIT * SUM_AREA)>;
 const_assert X_ITEMS * LANES == TILE_TOKENS * PIECES && W_ITEMS * LANES == TILE_ROWS * PIECES;
 
-var<private> x_base: array<u32, X_ITEMS>; // where the lane's rows begin, in pieces
-var<private> w_base: array<u32, W_ITEMS>;
+/// A lane's first piece of x and of weight, and its place in their stages; the others follow, PASS rows apart.
+struct Source { x: u32, weight: u32, x_place: u32, weight_place: u32, column: u32 }
 var<private> x_next: array<array<vec4u, X_ITEMS>, AHEAD>;
 var<private> w_next: array<array<vec4u, W_ITEMS>, AHEAD>; // as stored, with the scale behind
 alias PartSums = array<array<Sums, ROWS_N>, ROWS_T>;
 
-/// The row of weight in row `i` of the tile: gated, 16 rows of gate and 16 of up by turns.
-fn weight_row(first: u32, i: u32) -> u32 {
-  if (GATED == 0) { return min(first + i, ROWS - 1); }
-  let half = ROWS / 2;
-  return min(first / 2 + i / 32 * 16 + i % 16, half - 1) + (i / 16 % 2) * half;
+/// The row of weight in row `i` of the tile, from the first on: gated, 16 rows of gate and 16 of up by turns.
+fn weight_row(i: u32) -> u32 {
+  if (GATED == 0) { return i; }
+  return i / 32 * 16 + i % 16 + i / 16 % 2 * (ROWS / 2);
 }
 
-fn find_rows(lane: u32, first_t: u32, first_n: u32) {
-  for (var i = 0u; i < X_ITEMS; i++) { // unroll
-    let row = (i * LANES + lane) / PIECES;
-    x_base[i] = (first_t + row) * (INPUTS / 8) + lane % PIECES;
-  }
-  for (var i = 0u; i < W_ITEMS; i++) { // unroll
-    let row = (i * LANES + lane) / PIECES;
-    w_base[i] = weight_row(first_n, row) * (INPUTS / 8) + lane % PIECES;
-  }
+/// What a lane stages of the tile whose first token and row of weight are `first_t` and `first_n`.
+fn source_of(lane: u32, half: u32, first_t: u32, first_n: u32) -> Source {
+  let column = lane % PIECES;
+  var row = lane % TEAM / PIECES;
+  // Eight lanes write to all banks at once: a row of eight pieces, or of four each the rows r and r + 4.
+  if (PIECES == 4) { row = (row & ~7u) | ((row >> 1) & 3) | ((row & 1) << 2); }
+  let t = half * (TILE_TOKENS / HALVES) + row;
+  let n = half * (TILE_ROWS / HALVES) + row;
+  let pitch = INPUTS / 8;
+  return Source(
+    (first_t + t) * pitch + column + half * PIECES,
+    (select(first_n, first_n / 2, GATED > 0) + weight_row(n)) * pitch + column,
+    t * STRIDE + column,
+    HALVES * X_STAGE + n * STRIDE + column,
+    column,
+  );
 }
 
 /// Eight elements of weight from piece `i` on, not yet widened, and their scale.
@@ -127,40 +142,65 @@ fn widened(stored: vec4u) -> vec4u {
   );
 }
 
-fn fetch(slot: u32, piece: u32) {
+fn fetch(slot: u32, source: Source, piece: u32) {
+  let pitch = INPUTS / 8;
   for (var i = 0u; i < X_ITEMS; i++) { // unroll
-    x_next[slot][i] = x[x_base[i] + piece];
+    x_next[slot][i] = x[source.x + piece + i * PASS * pitch];
   }
   for (var i = 0u; i < W_ITEMS; i++) { // unroll
-    w_next[slot][i] = stored_weights(w_base[i] + piece);
+    w_next[slot][i] = stored_weights(source.weight + piece + weight_row(i * PASS) * pitch);
   }
 }
 
-fn stage(slot: u32, lane: u32, base: u32) {
-  let at = base + lane / PIECES * STRIDE + lane % PIECES;
-  const rows = LANES / PIECES;
-  for (var i = 0u; i < X_ITEMS; i++) { // unroll
-    tile[at + i * rows * STRIDE] = x_next[slot][i];
-  }
-  for (var i = 0u; i < W_ITEMS; i++) { // unroll
-    tile[at + (TILE_TOKENS + i * rows) * STRIDE] = widened(w_next[slot][i]);
+/// Fetches step `step` of the share that begins at `piece`, if there is one.
+fn fetch_next(slot: u32, source: Source, piece: u32, step: u32, steps: u32) {
+  if (HALVES == 2) {
+    // Under a condition that the compiler cannot do without, or it would move the loads to where they are staged.
+    if (source.column + step * PIECES < steps * PIECES) { fetch(slot, source, piece + step * PIECES); }
+  } else if (EAGER == 1) {
+    fetch(slot, source, piece + min(step, steps - 1) * PIECES);
+  } else if (step < steps) {
+    fetch(slot, source, piece + step * PIECES);
   }
 }
 
-/// Adds the products of a staged step, whose operands of this subgroup's part begin at `left_at` and `right_at`.
+/// Puts a step where it is multiplied from; of x there may be two stages.
+fn stage(slot: u32, source: Source, x_stage: u32) {
+  for (var i = 0u; i < X_ITEMS; i++) { // unroll
+    tile[source.x_place + x_stage * X_STAGE + i * PASS * STRIDE] = x_next[slot][i];
+  }
+  for (var i = 0u; i < W_ITEMS; i++) { // unroll
+    tile[source.weight_place + i * PASS * STRIDE] = widened(w_next[slot][i]);
+  }
+}
+
+/// The second half's x of the first step, since it is a step ahead from then on.
+fn stage_first(source: Source, piece: u32) {
+  for (var i = 0u; i < X_ITEMS; i++) { // unroll
+    tile[source.x_place + i * PASS * STRIDE] = x[source.x - PIECES + piece + i * PASS * (INPUTS / 8)];
+  }
+}
+
+/// Adds the products of a staged step, whose operands of this subgroup's part begin at `left_at` and `right_at`. What is
+/// staged may be overwritten then.
 fn multiply(sums: ptr<function, PartSums>, left_at: u32, right_at: u32) {
   for (var k = 0u; k < TURNS; k++) { // unroll
     var left: array<Left, ROWS_T>;
+    var right: array<Right, ROWS_N>;
     for (var i = 0u; i < ROWS_T; i++) { // unroll
       left[i] = subgroupMatrixLoad<Left, row_major>(&tile, left_at + 16 * i * STRIDE + 2 * k * SPLIT, STRIDE);
     }
     for (var j = 0u; j < ROWS_N; j++) { // unroll
-      let right = subgroupMatrixLoad<Right, col_major>(&tile, right_at + 16 * j * STRIDE + 2 * k * SPLIT, STRIDE);
+      right[j] = subgroupMatrixLoad<Right, col_major>(&tile, right_at + 16 * j * STRIDE + 2 * k * SPLIT, STRIDE);
+    }
+    if (HALVES == 2 && k == TURNS - 1) { workgroupBarrier(); }
+    for (var j = 0u; j < ROWS_N; j++) { // unroll
       for (var i = 0u; i < ROWS_T; i++) { // unroll
-        (*sums)[i][j] = subgroupMatrixMultiplyAccumulate(left[i], right, (*sums)[i][j]);
+        (*sums)[i][j] = subgroupMatrixMultiplyAccumulate(left[i], right[j], (*sums)[i][j]);
       }
     }
   }
+  if (HALVES == 1) { workgroupBarrier(); }
 }
 
 fn activated(gate: vec4f) -> vec4f {
@@ -242,39 +282,40 @@ fn main(
   let subgroup = subgroupBroadcastFirst(lane / 32);
   let part = subgroup % PARTS;
   let turn = subgroup / PARTS;
-  let part_t = part / PARTS_N * 16 * ROWS_T;
-  let part_n = part % PARTS_N * 16 * ROWS_N;
+  let part_t = part % PARTS_T * 16 * ROWS_T;
+  let part_n = part / PARTS_T * 16 * ROWS_N;
+  let half = select(0u, 1u, HALVES == 2 && part_n >= TILE_ROWS / 2);
   let left_at = part_t * STRIDE + 2 * turn;
-  let right_at = (TILE_TOKENS + part_n) * STRIDE + 2 * turn;
+  let right_at = HALVES * X_STAGE + part_n * STRIDE + 2 * turn;
   var sums: PartSums;
   for (var i = 0u; i < ROWS_T; i++) { // unroll
     for (var j = 0u; j < ROWS_N; j++) { // unroll
       sums[i][j] = Sums(0f);
     }
   }
-  find_rows(lane, place.x * TILE_TOKENS, place.y * TILE_ROWS);
-  let steps = INPUTS / (8 * PIECES) / SHARES;
+  let source = source_of(lane, half, place.x * TILE_TOKENS, place.y * TILE_ROWS);
+  // For halves a number that the compiler does not know, see fetch_next.
+  let steps = INPUTS / (8 * PIECES) / select(SHARES, grid.z, HALVES == 2);
   let piece = group.z * steps * PIECES;
   for (var i = 0u; i < AHEAD; i++) { // unroll
-    if (i < steps) { fetch(i, piece + i * PIECES); }
+    if (i < steps) { fetch(i, source, piece + i * PIECES); }
+  }
+  if (HALVES == 2 && half == 1) {
+    stage_first(source, piece);
+    workgroupBarrier();
   }
   for (var first = 0u; first < steps; first += CYCLE) {
     for (var i = 0u; i < CYCLE; i++) { // unroll
       if (EAGER == 1 || first + i < steps) {
-        let base = i % STAGES * STAGE;
-        stage(i % AHEAD, lane, base);
-        workgroupBarrier();
-        let next = first + i + AHEAD;
-        if (EAGER == 1) {
-          fetch(i % AHEAD, piece + min(next, steps - 1) * PIECES);
-        } else if (next < steps) {
-          fetch(i % AHEAD, piece + next * PIECES);
-        }
-        multiply(&sums, base + left_at, base + right_at);
-        if (STAGES == 1) { workgroupBarrier(); }
+        stage(i % AHEAD, source, (i + half) % HALVES);
+        if (HALVES == 1) { workgroupBarrier(); }
+        fetch_next(i % AHEAD, source, piece, first + i + AHEAD, steps);
+        if (HALVES == 2) { workgroupBarrier(); }
+        multiply(&sums, left_at + i % HALVES * X_STAGE, right_at);
       }
     }
   }
+  if (HALVES == 2 && half == 0) { workgroupBarrier(); }
   let columns = place.y * TILE_ROWS + part_n;
   let first_n = select(columns, columns / 2, GATED > 0);
   for (var i = 0u; i < ROWS_T; i++) { // unroll

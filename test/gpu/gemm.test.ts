@@ -1,7 +1,13 @@
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import type { Activation } from "../../src/gpu/kernels/gated-activation.ts";
 import { gemm, type GemmOptions, suitsGemm } from "../../src/gpu/kernels/gemm.ts";
-import { chooseTile, gemmShares, tileConsts } from "../../src/gpu/kernels/gemm-tiles.ts";
+import {
+  chooseTile,
+  gemmShares,
+  type GemmTile,
+  tileConsts,
+  triedTiles,
+} from "../../src/gpu/kernels/gemm-tiles.ts";
 import type { Dtype } from "../../src/gpu/tensor.ts";
 import {
   assertClose,
@@ -100,7 +106,7 @@ function reference(one: Case, { x, weight, bias, before }: Operands): Float64Arr
   return y;
 }
 
-async function run(on: typeof traits, one: Case, values: Operands): Promise<Float32Array> {
+async function run(on: typeof traits, one: Case, values: Operands, tile?: GemmTile): Promise<Float32Array> {
   const { tokens, inputs, outputs, dtype = "f32", accumulate, activation, shares = 1 } = one;
   const rows = activation ? 2 * outputs : outputs;
   const x = upload(gpu, "x", [tokens, inputs], values.x, "f16");
@@ -110,7 +116,7 @@ async function run(on: typeof traits, one: Case, values: Operands): Promise<Floa
     : upload(gpu, "weight", shape, values.weight, "f16");
   const bias = one.bias ? upload(gpu, "bias", [outputs], values.bias) : undefined;
   const y = output(gpu, "y", [shares * tokens, outputs], accumulate ? values.before : undefined, dtype);
-  const dispatch = gemm(on, { x, weight, y, bias, accumulate, activation, shares });
+  const dispatch = gemm(on, { x, weight, y, bias, accumulate, activation, shares }, tile);
   return (await runTwice(gpu, [dispatch], { y })).y;
 }
 
@@ -130,9 +136,9 @@ const cases: Case[] = [
   { tokens: 17, inputs: 256, outputs: 32, quantized: { dtype: "i4", group: 64 }, activation: "silu" },
   { tokens: 18, inputs: 1024, outputs: 64, shares: 4 },
   { tokens: 90, inputs: 256, outputs: 144, shares: 2 },
-  { tokens: 2048, inputs: 64, outputs: 2064 }, // the largest tiles, and bands of them
-  { tokens: 1024, inputs: 128, outputs: 1536, accumulate: true }, // 96 x 128
-  { tokens: 256, inputs: 64, outputs: 6144 }, // 128 x 96
+  { tokens: 2048, inputs: 64, outputs: 2064 }, // bands of tiles
+  { tokens: 1024, inputs: 128, outputs: 1536, accumulate: true },
+  { tokens: 256, inputs: 64, outputs: 6144 },
   { tokens: 1000, inputs: 64, outputs: 1024, activation: "silu" },
   { tokens: 16, inputs: 1536, outputs: 3072 }, // wide tiles of few tokens
   { tokens: 31, inputs: 384, outputs: 3072 },
@@ -149,6 +155,26 @@ describe("gemm (needs a GPU with 16 x 16 x 16 matrix units)", () => {
       const values = operands(one);
       const isHalf = one.dtype === "f16";
       assertClose(await run(traits, one, values), reference(one, values), isHalf ? f16Tolerance : tolerance);
+    });
+  }
+
+  const forAllTiles: Case[] = [
+    { tokens: 300, inputs: 128, outputs: 272, accumulate: true },
+    { tokens: 270, inputs: 192, outputs: 144, activation: "silu" },
+    { tokens: 129, inputs: 96, outputs: 528, bias: true }, // an odd number of steps
+    { tokens: 130, inputs: 320, outputs: 272, quantized: { dtype: "i8", group: 64 } },
+    { tokens: 200, inputs: 64, outputs: 400, quantized: { dtype: "i4", group: 32 } },
+  ];
+  for (const one of forAllTiles) {
+    test.skipIf(lacks)(`the same bits in all tiles for many tokens: ${JSON.stringify(one)}`, async () => {
+      const { tokens, inputs, outputs, activation } = one;
+      const rows = activation ? 2 * outputs : outputs;
+      const values = operands(one);
+      const results: Float32Array[] = [];
+      for (const tile of triedTiles({ tokens, inputs, rows, isGated: activation !== undefined }))
+        results.push(await run(traits, one, values, tile));
+      assertClose(results[0], reference(one, values), tolerance);
+      for (const other of results.slice(1)) expect(other).toEqual(results[0]);
     });
   }
 
@@ -177,7 +203,7 @@ function footprint(consts: Record<string, string>) {
   const [tokens, rows] = [16 * of("PARTS_T") * of("ROWS_T"), 16 * of("PARTS_N") * of("ROWS_N")];
   const subgroups = of("PARTS_T") * of("PARTS_N") * of("SPLIT");
   const pieces = 2 * of("TURNS") * of("SPLIT");
-  const staged = of("STAGES") * (tokens + rows) * (pieces + 1);
+  const staged = (of("HALVES") * tokens + rows) * (pieces + 1);
   const bytes = 16 * Math.max(staged, subgroups * 16 * (4 * of("ROWS_N") + 1));
   const staysWhole =
     of("X_ITEMS") * 32 * subgroups === tokens * pieces && of("W_ITEMS") * 32 * subgroups === rows * pieces;

@@ -12,7 +12,8 @@ export interface GemmTile {
   readonly split: number;
   /** Matrices along the columns that each of them multiplies a step. */
   readonly turns: number;
-  readonly stages: 1 | 2;
+  /** 2: the subgroups of half of the rows multiply while the others stage; nothing is split, rows of parts are even. */
+  readonly halves: 1 | 2;
   /** Steps fetched ahead. */
   readonly ahead: 1 | 2;
   /** Fetches the last step again rather than ask whether there is one more, where steps come in whole cycles. */
@@ -34,9 +35,9 @@ function tileStep({ turns, split }: GemmTile): number {
 
 /** The consts of wgsl/gemm.wgsl, for sums over so many columns. */
 export function tileConsts(tile: GemmTile, columns: number): Record<string, string> {
-  const { matrices, parts, split, turns, stages, ahead, isEager } = tile;
+  const { matrices, parts, split, turns, halves, ahead, isEager } = tile;
   const itemsPerRow = tileStep(tile) / 8 / (32 * parts[0] * parts[1] * split);
-  const cycle = Math.max(stages, ahead);
+  const cycle = stepsWritten(tile, columns);
   const values = {
     PARTS_T: parts[0],
     PARTS_N: parts[1],
@@ -44,7 +45,7 @@ export function tileConsts(tile: GemmTile, columns: number): Record<string, stri
     ROWS_N: matrices[1],
     SPLIT: split,
     TURNS: turns,
-    STAGES: stages,
+    HALVES: halves,
     AHEAD: ahead,
     CYCLE: cycle,
     EAGER: isEager && (columns / tileStep(tile)) % cycle === 0 ? 1 : 0,
@@ -52,6 +53,13 @@ export function tileConsts(tile: GemmTile, columns: number): Record<string, stri
     W_ITEMS: tileRows(tile) * itemsPerRow,
   };
   return Object.fromEntries(Object.entries(values).map(([name, value]) => [name, `${value}u`]));
+}
+
+/** Steps of the loop's body: more of them where copies at its end, of what is on its way, would wait for it. */
+function stepsWritten(tile: GemmTile, columns: number): number {
+  const least = Math.max(tile.halves, tile.ahead);
+  if (tile.halves === 1) return least;
+  return [8, 4].find((steps) => (columns / tileStep(tile)) % steps === 0) ?? least;
 }
 
 export interface GemmShape {
@@ -70,17 +78,25 @@ function tile(
   parts: readonly [number, number],
   rest: Partial<GemmTile> = {},
 ): GemmTile {
-  return { matrices, parts, split: 1, turns: 4, stages: 1, ahead: 1, isEager: false, ...rest };
+  return { matrices, parts, split: 1, turns: 4, halves: 1, ahead: 1, isEager: false, ...rest };
 }
 
 const small = tile([2, 2], [2, 2]);
 
+/** Two halves, by turns, of 32 columns or of `turns * 16`. */
+function halves(matrices: readonly [number, number], turns = 2): GemmTile {
+  return tile(matrices, [2, 4], { turns, halves: 2, ahead: 2, isEager: true });
+}
+
 /** For many tokens, with the time an element of the tile takes. All add up in the same order. */
 const dense: readonly { tile: GemmTile; cost: number }[] = [
-  { tile: tile([4, 4], [2, 2]), cost: 1 }, // 128 x 128
-  { tile: tile([3, 4], [2, 2]), cost: 1.05 },
-  { tile: tile([4, 3], [2, 2]), cost: 1.05 },
-  { tile: small, cost: 1.4 }, // 64 x 64
+  { tile: halves([4, 4]), cost: 1 }, // 128 x 256
+  { tile: halves([4, 3]), cost: 1.17 },
+  { tile: halves([3, 2], 4), cost: 1.25 }, // 96 x 128
+  { tile: halves([2, 3], 4), cost: 1.3 },
+  { tile: tile([4, 4], [2, 2]), cost: 1.38 }, // 128 x 128
+  { tile: small, cost: 1.8 }, // 64 x 64
+  { tile: { ...small, turns: 2 }, cost: 2 },
 ];
 
 function eager(...[matrices, parts, rest]: Parameters<typeof tile>): GemmTile {
@@ -127,19 +143,20 @@ export function chooseTile({ deterministic }: GpuTraits, shape: GemmShape): Gemm
   const few = skinny.find(({ tokens }) => shape.tokens <= tokens);
   // With `split`, the order of the sums depends on the tile.
   const chosen = few && !deterministic ? skinnyTile(few.tiles, shape) : denseTile(shape);
-  const { inputs, shares = 1 } = shape;
-  if ((inputs / shares) % tileStep(chosen) === 0) return chosen;
   // The shortest steps, which all inputs are a multiple of.
-  return { ...(chosen.split === 1 ? chosen : small), turns: 2 };
+  return suits(chosen, shape) ? chosen : { ...small, turns: 2 };
+}
+
+/** Whether its steps divide the columns, and a pair of gate and up the rows of a subgroup. */
+function suits(tile: GemmTile, { inputs, isGated, shares = 1 }: GemmShape): boolean {
+  return (inputs / shares) % tileStep(tile) === 0 && !(isGated && tile.matrices[1] % 2 !== 0);
 }
 
 /** The tiles that are worth a try for a shape. */
-export function triedTiles({ tokens, inputs, isGated, shares = 1 }: GemmShape): GemmTile[] {
-  const few = skinny.find((tiles) => tokens <= tiles.tokens);
+export function triedTiles(shape: GemmShape): GemmTile[] {
+  const few = skinny.find(({ tokens }) => shape.tokens <= tokens);
   const tiles = few ? [...few.tiles, small] : dense.map(({ tile }) => tile);
-  const isPossible = (tile: GemmTile) =>
-    (inputs / shares) % tileStep(tile) === 0 && !(isGated && tile.matrices[1] % 2 !== 0);
-  return tiles.filter(isPossible);
+  return tiles.filter((tile) => suits(tile, shape));
 }
 
 /** Cores that have a tile at a time stage all of x and weight that it needs. */
@@ -152,7 +169,7 @@ function skinnyTile(tiles: readonly GemmTile[], shape: GemmShape): GemmTile {
 
 /** The tile that is done first where each core has one at a time. */
 function denseTile(shape: GemmShape): GemmTile {
-  const fitting = dense.filter(({ tile }) => !shape.isGated || tile.matrices[1] % 2 === 0);
+  const fitting = dense.filter(({ tile }) => suits(tile, shape));
   const time = ({ tile, cost }: (typeof dense)[number]) =>
     groups(workgroups(tile, shape), cores) * tileTokens(tile) * tileRows(tile) * cost;
   return fitting.reduce((best, other) => (time(other) < time(best) ? other : best)).tile;
