@@ -99,8 +99,8 @@ function prepare(shape: PassCase, values: PassValues, choice: Partial<PassChoice
 }
 
 /** One workgroup, which is all that a software adapter surely runs at once, of many lanes: compiling takes less time. */
-const subgroups = Math.min(32, 256 / gpu.traits.subgroupMinSize);
-const alone = { workgroups: 1, subgroups, messengers: subgroups / 2 };
+const subgroups = Math.min(64, 256 / gpu.traits.subgroupMinSize);
+const alone = { workgroups: 1, subgroups, messengers: subgroups / 2, keys: 2, copies: 1 };
 
 async function check(shape: PassCase, choice: Partial<PassChoice> = alone): Promise<void> {
   const values = passValues(gpu, shape);

@@ -49,6 +49,9 @@ export interface PassShape {
 
 const subgroupsWanted = 16;
 const messengersWanted = 8;
+const copiesWanted = 4;
+/** Fewest workgroups worth a copy of what they wait for. */
+const readersOfCopy = 32;
 /** As registers allow: an item of f32 has two loads, one of integers its scale and more inputs. */
 const aheadOf: Partial<Record<Dtype, number>> = { f32: 6, i8: 8, i4: 8 };
 /** Fewer workgroups would have too much to do each: the shader's loops over it are written out. */
@@ -70,7 +73,7 @@ export function defaultChoice({ residentWorkgroups = 1 }: GpuTraits, sizes: Pass
     ahead: aheadOf[sizes.format] ?? 12,
     keys: 4,
     shareKeys: 64,
-    copies: 4,
+    copies: Math.max(1, Math.min(copiesWanted, Math.floor(residentWorkgroups / readersOfCopy))),
     splits: Math.max(1, Math.min(splitsMax, Math.floor(residentWorkgroups / sizes.kvHeads))),
   };
 }
