@@ -1,7 +1,7 @@
 /** Attention over a paged cache: one bidirectional prompt, and decoding. */
 import type { Gpu } from "../src/gpu/gpu.ts";
 import { attention } from "../src/gpu/kernels/attention.ts";
-import { attentionPrefill, queryTiles } from "../src/gpu/kernels/attention-prefill.ts";
+import { attentionPrefill, chooseQueryTile, queryTiles } from "../src/gpu/kernels/attention-prefill.ts";
 import { createTensor, type Dtype, type Tensor, writeTensor } from "../src/gpu/tensor.ts";
 import type { BuiltCase, KernelCase } from "./kernel-case.ts";
 import { hasMatrixUnits } from "./matrix-cases.ts";
@@ -53,7 +53,7 @@ function buildAttention(gpu: Gpu, shape: AttentionShape): BuiltCase {
     scale,
   };
   const dispatch = onMatrixUnits
-    ? attentionPrefill({ ...options, tiles: tiles(gpu, tokens) })
+    ? attentionPrefill({ ...options, ...tiles(gpu, { tokens, heads }) })
     : attention(gpu.traits, options);
   const stored = (part: 0 | 1, key: number, column: number) =>
     kv.at(((Math.floor(key / blockSize) * 2 + part) * blockSize + (key % blockSize)) * channels + column);
@@ -77,11 +77,13 @@ function buildAttention(gpu: Gpu, shape: AttentionShape): BuiltCase {
   };
 }
 
-function tiles(gpu: Gpu, tokens: number): Tensor {
-  const data = queryTiles([{ firstToken: 0, tokens, sequence: 0 }]);
+function tiles(gpu: Gpu, { tokens, heads }: { tokens: number; heads: number }) {
+  const runs = [{ firstToken: 0, tokens, sequence: 0 }];
+  const tileTokens = chooseQueryTile(runs, heads);
+  const data = queryTiles(runs, tileTokens);
   const tensor = createTensor(gpu.device, { name: "tiles", dtype: "u32", shape: [data.length / 4, 4] });
   writeTensor(gpu.device, tensor, data);
-  return tensor;
+  return { tiles: tensor, tileTokens };
 }
 
 /** One sequence whose whole context is a bidirectional prefix; blocks in order. */

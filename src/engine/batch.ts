@@ -88,9 +88,10 @@ export class Batch {
   readonly #editor: RowEditor;
 
   constructor(options: BatchOptions) {
-    const { gpu, limits, layerGroups } = options;
+    const { gpu, model, limits, layerGroups } = options;
     this.#options = options;
-    this.#inputs = new StepInputs(gpu.device, limits, Math.max(...layerGroups) + 1);
+    const { queryHeads: heads } = model.config;
+    this.#inputs = new StepInputs(gpu.device, limits, { groups: Math.max(...layerGroups) + 1, heads });
     this.#workspace = new Workspace(gpu.device, limits.tokens);
     this.#rowSpace = new Workspace(gpu.device, limits.rows);
     this.#poolSpace = new Workspace(gpu.device, limits.sequences);

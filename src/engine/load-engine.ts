@@ -207,7 +207,8 @@ async function loadOn(parts: LoadOptions): Promise<LoadedEngine> {
     { ...parts, policy, kvSpecs, limits, kvBytesMax: chosen.kvBytesMax },
     (blockCounts) => new Runner({ ...parameters, blockCounts }),
   );
-  await runner.compile(warmUpCounts, (done, all) => onProgress({ stage: "kernels", done, all }));
+  const counts = [...warmUpCounts, maxBatchedTokens];
+  await runner.compile(counts, (done, all) => onProgress({ stage: "kernels", done, all }));
   if (runner.decodesInOne) {
     const note = `Decoding a single sequence: a dispatch a layer pass, ${gpu.traits.residentWorkgroups} workgroups at once`;
     onProgress({ stage: "kernels", done: 1, all: 1, note });
@@ -298,7 +299,7 @@ function checkBudget(maxBatchedTokens: number, sequences: number): void {
   );
 }
 
-/** Token counts around which kernels change their variant. */
+/** Token counts around which kernels change their variant; those for many tokens are those of a full step. */
 const warmUpCounts = [1, 2, 3, 4, 5, 8, 9, 16, 17, 32, 64, 128];
 
 async function loadModel(parts: LoadOptions): Promise<DecoderModel> {

@@ -1,5 +1,5 @@
 /** Writes a batch into the device tensors that layers read: one small upload a tensor, the same bindings always. */
-import { type QueryRun, queryTiles } from "../gpu/kernels/attention-prefill.ts";
+import { chooseQueryTile, type QueryRun, queryTiles } from "../gpu/kernels/attention-prefill.ts";
 import { ID_FROM_SAMPLED } from "../gpu/kernels/embedding.ts";
 import { SAMPLE_SETTINGS_WORDS, writeSampleSettings } from "../gpu/kernels/sample.ts";
 import { createTensor, rows, type Tensor, writeTensor } from "../gpu/tensor.ts";
@@ -39,24 +39,27 @@ interface Counts {
   rows: number;
   pools: number;
   tiles: number;
+  queryTileTokens: number;
 }
 
 export class StepInputs {
   readonly limits: BatchLimits;
   readonly #device: GPUDevice;
-  readonly #tensors: StepTensors;
+  readonly #tensors: Omit<StepTensors, "queryTileTokens">;
+  readonly #heads: number;
 
-  /** `groupCount` is the number of KV groups. */
-  constructor(device: GPUDevice, limits: BatchLimits, groupCount: number) {
+  /** `groups` is the number of KV groups, `heads` that of a layer's query heads. */
+  constructor(device: GPUDevice, limits: BatchLimits, { groups, heads }: { groups: number; heads: number }) {
     const { tokens, sequences, blocksPerSequence } = limits;
     const u32 = (name: string, ...shape: number[]): Tensor =>
       createTensor(device, { name, dtype: "u32", shape, readable: true });
     this.limits = limits;
     this.#device = device;
+    this.#heads = heads;
     this.#tensors = {
       tokenIds: u32("token-ids", tokens),
       queryTiles: u32("query-tiles", tokens, 4),
-      groups: Array.from({ length: groupCount }, () => ({
+      groups: Array.from({ length: groups }, () => ({
         tokensMeta: u32("tokens-meta", tokens, 4),
         blockTables: u32("block-tables", sequences, blocksPerSequence),
       })),
@@ -72,13 +75,16 @@ export class StepInputs {
   write(batch: readonly Rectangle[]): StepTensors {
     const rowsWanted = rowCount(batch) + observedRowCount(batch);
     const pools = batch.filter(isPooled).length;
-    const tiles = queryTiles(queryRuns(batch));
+    const runs = queryRuns(batch);
+    const queryTileTokens = chooseQueryTile(runs, this.#heads);
+    const tiles = queryTiles(runs, queryTileTokens);
     const counts = {
       tokens: tokenCount(batch),
       sequences: batch.length,
       rows: rowsWanted,
       pools,
       tiles: tiles.length / 4,
+      queryTileTokens,
     };
     checkCounts(counts, this.limits);
     for (const rectangle of batch) checkTables(rectangle, this.limits);
@@ -93,14 +99,17 @@ export class StepInputs {
 
   /** The tensors for tokens of one sequence, or of one each, and one row, whatever they hold: for compiling ahead. */
   shaped(tokens: number, { isDecode }: { isDecode: boolean }): StepTensors {
-    return this.#narrowed({ tokens, sequences: 1, rows: 1, pools: 0, tiles: isDecode ? tokens : 1 });
+    const queryTileTokens = chooseQueryTile([{ firstToken: 0, tokens, sequence: 0 }], this.#heads);
+    const tiles = isDecode ? tokens : 1;
+    return this.#narrowed({ tokens, sequences: 1, rows: 1, pools: 0, tiles, queryTileTokens });
   }
 
-  #narrowed({ tokens, sequences, rows: rowsWanted, pools, tiles }: Counts): StepTensors {
+  #narrowed({ tokens, sequences, rows: rowsWanted, pools, tiles, queryTileTokens }: Counts): StepTensors {
     const all = this.#tensors;
     return {
       tokenIds: rows(all.tokenIds, tokens),
       queryTiles: rows(all.queryTiles, tiles),
+      queryTileTokens,
       groups: all.groups.map(({ tokensMeta, blockTables }) => ({
         tokensMeta: rows(tokensMeta, tokens),
         blockTables: rows(blockTables, sequences),
@@ -140,7 +149,9 @@ export class StepInputs {
       blocks.set(table, sequence * blocksPerSequence);
       for (let position = start; position < start + tokenIds.length; position++, at++) {
         const slot = table[Math.floor(position / blockSize)] * blockSize + (position % blockSize);
-        meta.set([position, position < writeStart ? noSlot : slot, sequence, 0], at * 4);
+        meta[4 * at] = position;
+        meta[4 * at + 1] = position < writeStart ? noSlot : slot;
+        meta[4 * at + 2] = sequence;
       }
     });
     writeTensor(this.#device, tokensMeta, meta);

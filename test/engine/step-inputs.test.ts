@@ -15,7 +15,7 @@ const groupCount = 2;
 const noSlot = 0xffffffff;
 
 function newInputs(): StepInputs {
-  return new StepInputs(gpu.device, limits, groupCount);
+  return new StepInputs(gpu.device, limits, { groups: groupCount, heads: 12 });
 }
 
 const sampling: RowSampling = {

@@ -3,8 +3,9 @@ import {
   attentionConsts,
   attentionPrefill,
   type AttentionPrefillOptions,
+  chooseQueryTile,
   queryTiles,
-  queryTileTokens,
+  queryTileSizes,
 } from "../../src/gpu/kernels/attention-prefill.ts";
 import type { Dtype } from "../../src/gpu/tensor.ts";
 import {
@@ -52,7 +53,7 @@ const ragged: Sequence[] = [
   whole(5, 0, 1),
 ];
 
-function tilesOf(sequences: readonly Sequence[]) {
+function tilesOf(sequences: readonly Sequence[], tileTokens: number) {
   let firstToken = 0;
   const runs = sequences.map(({ context, firstQuery }, sequence) => {
     const run = { firstToken, tokens: context - firstQuery, sequence };
@@ -60,21 +61,31 @@ function tilesOf(sequences: readonly Sequence[]) {
     return run;
   });
   // Step tensors are as long as the longest step: what is left over has no tokens.
-  const tiles = Uint32Array.from([...queryTiles(runs), 0, 0, 0, 0]);
-  return upload(gpu, "tiles", [tiles.length / 4, 4], tiles, "u32");
+  const tiles = Uint32Array.from([...queryTiles(runs, tileTokens), 0, 0, 0, 0]);
+  return { tiles: upload(gpu, "tiles", [tiles.length / 4, 4], tiles, "u32"), tileTokens };
 }
 
-async function run(geometry: Geometry, sequences: Sequence[], change: Partial<AttentionPrefillOptions> = {}) {
+const [smallTile] = queryTileSizes;
+
+interface Run extends Partial<AttentionPrefillOptions> {
+  tileTokens: number;
+}
+
+async function run(geometry: Geometry, sequences: Sequence[], { tileTokens, ...change }: Run) {
   const { options, expected } = pagedBatch(gpu, geometry, sequences);
-  const dispatch = attentionPrefill({ ...options, tiles: tilesOf(sequences), ...change });
+  const dispatch = attentionPrefill({ ...options, ...tilesOf(sequences, tileTokens), ...change });
   const { y } = await runTwice(gpu, [dispatch], { y: change.y ?? options.y });
   return { y, expected };
 }
 
+/** In tiles of every size, which must not show in the bits. */
 async function check(geometry: Geometry, sequences: Sequence[], scale = 1): Promise<void> {
-  const { y, expected } = await run(geometry, sequences);
   const { relativeRms, worst } = tolerance;
-  assertClose(y, expected, { relativeRms: relativeRms * scale, worst: worst * scale });
+  const { y: first, expected } = await run(geometry, sequences, { tileTokens: smallTile });
+  assertClose(first, expected, { relativeRms: relativeRms * scale, worst: worst * scale });
+  for (const tileTokens of queryTileSizes.slice(1)) {
+    expect((await run(geometry, sequences, { tileTokens })).y).toEqual(first);
+  }
 }
 
 const geometries: Record<string, Partial<Geometry>> = {
@@ -124,7 +135,7 @@ describe("attention-prefill (needs a GPU with 16 x 16 x 16 matrix units)", () =>
       const gates = rounded(normals(77, tokens * (row + 16)), dtype);
       const y = output(gpu, "y", [tokens, row], undefined, dtype);
       const gate = { rows: upload(gpu, "gate", [tokens, row + 16], gates, dtype), offset: 16 };
-      const { y: written, expected } = await run(plain, ragged, { y, gate });
+      const { y: written, expected } = await run(plain, ragged, { y, gate, tileTokens: smallTile });
       const gated = expected.map((value, i) => {
         const at = Math.floor(i / row) * (row + 16) + 16 + (i % row);
         return value / (1 + Math.exp(-gates[at]));
@@ -134,52 +145,66 @@ describe("attention-prefill (needs a GPU with 16 x 16 x 16 matrix units)", () =>
   }
 
   test.skipIf(lacks)("a token's result is the same alone as in a batch, bit for bit", async () => {
-    const { y: together } = await run(plain, ragged);
-    let at = 0;
-    for (const sequence of ragged) {
-      const { y: alone } = await run(plain, [sequence]);
-      expect(alone).toEqual(together.slice(at, at + alone.length));
-      at += alone.length;
+    for (const geometry of [plain, { ...plain, window: 30 }]) {
+      const { y: together } = await run(geometry, ragged, { tileTokens: smallTile });
+      let at = 0;
+      for (const sequence of ragged) {
+        const { y: alone } = await run(geometry, [sequence], { tileTokens: smallTile });
+        expect(alone).toEqual(together.slice(at, at + alone.length));
+        at += alone.length;
+      }
+      expect(at).toBe(together.length);
     }
-    expect(at).toBe(together.length);
   });
 });
 
 test("queryTiles cuts runs at sequences and at the size of a tile", () => {
-  const runs = [
-    { firstToken: 0, tokens: queryTileTokens + 1, sequence: 0 },
-    { firstToken: queryTileTokens + 1, tokens: 2, sequence: 3 },
-  ];
-  const size = queryTileTokens;
-  expect([...queryTiles(runs)]).toEqual([0, size, 0, 0, size, 1, 0, 0, size + 1, 2, 3, 0]);
+  for (const size of queryTileSizes) {
+    const runs = [
+      { firstToken: 0, tokens: size + 1, sequence: 0 },
+      { firstToken: size + 1, tokens: 2, sequence: 3 },
+    ];
+    expect([...queryTiles(runs, size)]).toEqual([0, size, 0, 0, size, 1, 0, 0, size + 1, 2, 3, 0]);
+  }
+});
+
+test("tiles are as large as is fastest, which depends on how many of them there are", () => {
+  const choose = (tokens: number, heads = 12) =>
+    chooseQueryTile([{ firstToken: 0, tokens, sequence: 0 }], heads);
+  // As measured on an H100.
+  expect([64, 256, 512, 704].map((tokens) => choose(tokens))).toEqual([64, 64, 64, 64]);
+  expect([768, 1024, 1536, 2048].map((tokens) => choose(tokens))).toEqual([96, 96, 96, 96]);
+  expect(choose(4096)).toBe(128);
+  expect([256, 1024].map((tokens) => choose(tokens, 32))).toEqual([64, 128]);
 });
 
 test("a workgroup's keys, values, scores and weights fit the memory that devices with matrix units have", () => {
   for (const headDim of [64, 96, 128]) {
-    const consts = attentionConsts(headDim);
-    const [keyRows, rows, subgroups, items] = ["KEY_ROWS", "ROWS", "SUBGROUPS", "ITEMS"].map((name) =>
-      Number.parseInt(consts[name], 10),
-    );
-    const [keys, queries, stride] = [16 * keyRows, 16 * rows * subgroups, headDim / 8 + 1];
-    const pieces = Math.max(queries * stride, 2 * keys * stride + queries * (keys / 4 + 1 + keys / 8 + 1));
-    expect(16 * pieces + 4 * subgroups).toBeLessThanOrEqual(48 * 1024);
-    expect(items * 32 * subgroups).toBeGreaterThanOrEqual((keys * headDim) / 8);
+    for (const queries of queryTileSizes) {
+      const consts = attentionConsts(headDim, queries);
+      const [subgroups, items] = ["SUBGROUPS", "ITEMS"].map((name) => Number.parseInt(consts[name], 10));
+      const [keys, stride] = [32, headDim / 8 + 1];
+      const scores = 2 * keys * stride + queries * (keys / 4 + 1 + keys / 8 + 1);
+      expect(16 * Math.max(queries * stride, scores) + 4 * subgroups).toBeLessThanOrEqual(48 * 1024);
+      expect(items * 32 * subgroups).toBeGreaterThanOrEqual((keys * headDim) / 8);
+    }
   }
 });
 
 describe("attention-prefill refuses", () => {
   const { options } = pagedBatch(gpu, plain, [whole(1, 0, 2)]);
-  const tiles = tilesOf([whole(1, 0, 2)]);
+  const tiles = tilesOf([whole(1, 0, 2)], smallTile);
   const cases: [string, Partial<AttentionPrefillOptions>][] = [
     ["expected headDim to be one of 64, 96, 128, got 80", { headDim: 80 }],
     ["expected kv to be one of f16, i8, got f32", { kv: { ...options.kv, dtype: "f32" } }],
+    ["expected tileTokens to be one of 64, 96, 128, got 80", { tileTokens: 80 }],
     ["expected the offset in q to be a multiple of 8, got 4", { qOffset: 4 }],
     ["expected q to have at least 280 columns, got 272", { qOffset: 24 }],
     ["expected y_row = heads * headDim = 512, got 256", { heads: 4 }],
   ];
   for (const [message, change] of cases) {
     test(message, () => {
-      expect(() => attentionPrefill({ ...options, tiles, ...change })).toThrow(
+      expect(() => attentionPrefill({ ...options, ...tiles, ...change })).toThrow(
         `Cannot run attention-prefill: ${message}`,
       );
     });

@@ -57,7 +57,7 @@ export function forwardOnMatrixUnits(
   const projected = projectionOf(options, x);
   if (!traits.hasSubgroups || tiles.shape[0] !== tokens) {
     const q = turnedQueries(context, options, projected);
-    recorder.add(attentionPrefill({ ...inputs, q, gate, tiles }));
+    recorder.add(attentionPrefill({ ...inputs, q, gate, tiles, tileTokens: step.queryTileTokens }));
   } else if (projected.norm || projected.cosSin.shape[1] % 16 !== 0 || kv[slot].dtype !== "f16") {
     const q = turnedQueries(context, options, projected);
     recorder.add(attentionDecode(traits, { ...inputs, q, gate, splits: 1 }));

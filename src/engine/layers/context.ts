@@ -10,8 +10,9 @@ import type { Workspace } from "./workspace.ts";
 
 /** Tensors of one step, narrowed to its token, sequence and logits-row counts. */
 export interface StepTensors {
-  /** u32 [tiles, 4]: runs of consecutive tokens of one sequence, from `queryTiles`. */
+  /** u32 [tiles, 4]: runs of consecutive tokens of one sequence, from `queryTiles`, cut to at most so many. */
   queryTiles: Tensor;
+  queryTileTokens: number;
   /** u32 [tokens]; the top bit marks a reference to a row of `sampled`. */
   tokenIds: Tensor;
   /** u32 [sequences, 4]: prefix length, context length, 0, 0; what metadata of each kind says of a sequence. */

@@ -1,5 +1,5 @@
 import type { GpuTraits } from "../gpu.ts";
-import { type Dispatch, formatCode, type KernelSpec, matchTensors, tensor } from "../kernel.ts";
+import { type Dispatch, formatCode, groups, type KernelSpec, matchTensors, tensor } from "../kernel.ts";
 import { bytesPerElement, type Dtype, type Tensor } from "../tensor.ts";
 import { cacheScales, checkCacheScales } from "./attention.ts";
 import { checkMultiple } from "./token-grid.ts";
@@ -46,8 +46,9 @@ export interface AttentionPrefillOptions {
   sequences: Tensor;
   /** [sequences, blocks per sequence]: the physical block of each logical one. */
   blockTables: Tensor;
-  /** [tiles, 4], from `queryTiles`. */
+  /** [tiles, 4], from `queryTiles`, and the size they were cut to: one of `queryTileSizes`. */
   tiles: Tensor;
+  tileTokens: number;
   /** f16 or f32 [tokens, heads * headDim] */
   y: Tensor;
   heads: number;
@@ -66,27 +67,43 @@ export interface AttentionPrefillOptions {
 const kvFormats: readonly Dtype[] = ["f16", "i8"];
 const headDims: readonly number[] = [64, 96, 128];
 
+/** Keys staged at a time: a lane of a subgroup looks up one of them. */
+const roundKeys = 32;
+
 /**
- * Matrices (of 16) of keys at a time, matrices of queries a subgroup has, subgroups: fastest for 1,024 tokens on an H100,
- * where one workgroup of this size fits a multiprocessor. Eight subgroups are a fifth faster for 4,096, slower for few.
+ * Subgroups of a workgroup, 16 queries each, with the time that it takes for a round of keys. That is latency for the
+ * most part, so that eight take half as long again as four.
  */
-const sizes = { keyRows: 2, rows: 1, subgroups: 6 };
+const tiles: readonly { subgroups: number; cost: number }[] = [
+  { subgroups: 4, cost: 2 },
+  { subgroups: 6, cost: 2.8 },
+  { subgroups: 8, cost: 3.1 },
+];
 
-/** Most queries of a tile. */
-export const queryTileTokens = 16 * sizes.rows * sizes.subgroups;
+/** Of the GPU that they were measured on, each with room for one workgroup; WebGPU does not tell. */
+const cores = 132;
 
-/** The consts of wgsl/attention-prefill.wgsl. */
-export function attentionConsts(headDim: number): Record<string, string> {
-  const { keyRows, rows, subgroups } = sizes;
+/** Queries of a tile. */
+export const queryTileSizes: readonly number[] = tiles.map(({ subgroups }) => 16 * subgroups);
+
+/** The size of tiles with which these runs are done first, where each tile is a workgroup for each head. */
+export function chooseQueryTile(runs: readonly QueryRun[], heads: number): number {
+  const time = ({ subgroups, cost }: (typeof tiles)[number]) => {
+    const count = runs.reduce((sum, { tokens }) => sum + groups(tokens, 16 * subgroups), 0);
+    return groups(heads * count, cores) * cost;
+  };
+  return 16 * tiles.reduce((best, other) => (time(other) < time(best) ? other : best)).subgroups;
+}
+
+/** The consts of wgsl/attention-prefill.wgsl for tiles of so many queries. */
+export function attentionConsts(headDim: number, tileTokens: number): Record<string, string> {
+  const subgroups = tileTokens / 16;
   const fragments = headDim / 16;
   const values = {
     FRAGMENTS: fragments,
-    KEY_ROWS: keyRows,
-    ROUNDS: fragments / keyRows,
-    ROWS: rows,
+    HALF: fragments / 2,
     SUBGROUPS: subgroups,
-    ITEMS: Math.ceil((16 * keyRows * headDim) / 8 / (32 * subgroups)),
-    EIGHTHS: keyRows * rows,
+    ITEMS: groups((roundKeys * headDim) / 8, 32 * subgroups),
   };
   return Object.fromEntries(Object.entries(values).map(([name, value]) => [name, `${value}u`]));
 }
@@ -108,14 +125,14 @@ export interface QueryRun {
 }
 
 /** The tiles of a step's queries: [tiles, 4] of first token, tokens (0: nothing to do), sequence, 0. */
-export function queryTiles(runs: readonly QueryRun[]): Uint32Array<ArrayBuffer> {
-  const tiles = runs.flatMap(({ firstToken, tokens, sequence }) =>
-    Array.from({ length: Math.ceil(tokens / queryTileTokens) }, (_, tile) => {
-      const first = tile * queryTileTokens;
-      return [firstToken + first, Math.min(queryTileTokens, tokens - first), sequence, 0];
+export function queryTiles(runs: readonly QueryRun[], tileTokens: number): Uint32Array<ArrayBuffer> {
+  const cut = runs.flatMap(({ firstToken, tokens, sequence }) =>
+    Array.from({ length: groups(tokens, tileTokens) }, (_, tile) => {
+      const first = tile * tileTokens;
+      return [firstToken + first, Math.min(tileTokens, tokens - first), sequence, 0];
     }),
   );
-  return Uint32Array.from(tiles.flat());
+  return Uint32Array.from(cut.flat());
 }
 
 /**
@@ -125,7 +142,7 @@ export function queryTiles(runs: readonly QueryRun[]): Uint32Array<ArrayBuffer> 
  * device alone.
  */
 export function attentionPrefill(options: AttentionPrefillOptions): Dispatch {
-  const { q, kv, tokensMeta, sequences, blockTables, tiles, gate, y } = options;
+  const { q, kv, tokensMeta, sequences, blockTables, tiles, tileTokens, gate, y } = options;
   const { heads, kvHeads, headDim, scale, qOffset = 0, window = 0, softCap = 0 } = options;
   const cache = { kv, kv_scales: cacheScales(kv, q) };
   const tensors = { q, ...cache, tokens_meta: tokensMeta, sequences, block_tables: blockTables, tiles };
@@ -141,8 +158,9 @@ export function attentionPrefill(options: AttentionPrefillOptions): Dispatch {
       Y_FORMAT: formatCode[y.dtype] ?? 0,
       GATE: gate ? 1 : 0,
       GATE_FORMAT: formatCode[all.gate.dtype] ?? 0,
+      CAP: softCap > 0 ? 1 : 0,
     },
-    replace: attentionConsts(headDim),
+    replace: attentionConsts(headDim, tileTokens),
     tensors: all,
     params: {
       ...found,
@@ -161,13 +179,18 @@ export function attentionPrefill(options: AttentionPrefillOptions): Dispatch {
 }
 
 function check(options: AttentionPrefillOptions, found: Readonly<Record<string, number>>): void {
-  const { q, kv, gate, y, heads, kvHeads, headDim, qOffset = 0 } = options;
+  const { q, kv, gate, y, heads, kvHeads, headDim, tileTokens, qOffset = 0 } = options;
   const expect = (what: string, holds: boolean, got: number | string) => {
     if (!holds) throw new TypeError(`Cannot run attention-prefill: expected ${what}, got ${got}`);
   };
   const channels = heads * headDim;
   checkMultiple("attention-prefill", "heads", heads, kvHeads);
   expect(`headDim to be one of ${headDims.join(", ")}`, headDims.includes(headDim), headDim);
+  expect(
+    `tileTokens to be one of ${queryTileSizes.join(", ")}`,
+    queryTileSizes.includes(tileTokens),
+    tileTokens,
+  );
   expect(`kv to be one of ${kvFormats.join(", ")}`, kvFormats.includes(kv.dtype), kv.dtype);
   checkCacheScales("attention-prefill", options, found);
   for (const { name, dtype } of [q, y]) expect(`${name} to be f32 or f16`, dtype !== "bf16", dtype);
