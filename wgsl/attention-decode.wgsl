@@ -8,8 +8,8 @@
 // then [maximum, sum of weights, splits taken, 0]: combine-linear adds them up. Otherwise there is one split, which
 // finishes the result and applies the gate. With OWN, q is a projection's row, in which the token's own key and value are
 // too: query and key are turned here (as in rotary-kv), the key is seen without the cache, and both are put there, in
-// f16, at the token's slot, if it has one. Then the token sees no key behind its own, and no other query of the dispatch
-// sees that. factors are the scales of an i8 cache; with OWN, of each position, rotary_dim / 2 cosines and as many sines.
+// f16, at the token's slot, if it has one. Then token i is the only one of sequence i, and sees no key behind its own.
+// factors are the scales of an i8 cache; with OWN, of each position, rotary_dim / 2 cosines and as many sines.
 // Bound by latency for one query, by the cache's bandwidth for many.
 enable subgroups;
 override FORMAT: u32 = 0;  // of kv; 0: f32, 1: bf16, 2: f16, 3: i8
@@ -39,6 +39,7 @@ const GROUP_HEADS: u32 = 1;
 const HEAD_EIGHTHS: u32 = 16; // head_dim / 8
 const KEY_LANES: u32 = 4;     // a power of two
 const KEYS: u32 = 2;
+const AHEAD: u32 = 0;         // 1: a round's keys and values are asked for a round before
 const LANES: u32 = 64;        // a multiple of the subgroup's size
 const SUBGROUPS: u32 = 16;    // most of a workgroup
 const LOWEST: f32 = -3e38;
@@ -60,11 +61,18 @@ var<workgroup> mosts: array<f32, GROUP_HEADS * SUBGROUPS>;
 var<workgroup> weights: array<f32, GROUP_HEADS * SUBGROUPS>;
 var<workgroup> values: array<vec4f, SUBGROUPS * SLICE>; // of one head: [subgroup, slice]
 
+override TO_VALUES: u32 = BLOCK_SIZE * KV_HEADS * HEAD_EIGHTHS; // from a key to its value, in eighths
+
 /// Eight consecutive elements.
 struct Eight { a: vec4f, b: vec4f }
 
 /// The same as stored; 16-bit elements leave b empty, 8-bit ones half of a too.
 struct Words { a: vec4u, b: vec4u }
+
+// A lane's keys and values of a round, on their way, and what they are to be multiplied with.
+var<private> k: array<Words, KEYS * SHARE>;
+var<private> v: array<Words, KEYS * SHARE>;
+var<private> scales: array<vec2f, KEYS>; // of a key and its value
 
 fn load(i: u32) -> Words {
   if (FORMAT == 0) { return Words(kv[2 * i], kv[2 * i + 1]); }
@@ -139,18 +147,31 @@ fn as_stored(value: Eight) -> vec4u {
   return vec4u(packed(value.a), packed(value.b));
 }
 
-/// An eighth of the head that begins at element `head_at` of q, turned if the row is a projection's.
-fn turned(head_at: u32, eighth: u32, position: u32) -> Eight {
-  let plain = queries(head_at + 8 * eighth);
-  if (OWN == 0 || eighth >= ROTARY_EIGHTHS) { return plain; }
+/// What a projection's eighth and the one it is paired with are multiplied with to turn it.
+struct Turn { cosine: Eight, sine: Eight }
+
+fn turn_of(eighth: u32, position: u32) -> Turn {
+  if (OWN == 0 || eighth >= ROTARY_EIGHTHS) { return Turn(Eight(vec4f(1.0), vec4f(1.0)), Eight()); }
   let half = ROTARY_EIGHTHS / 2;
-  let other = queries(head_at + 8 * ((eighth + half) % ROTARY_EIGHTHS));
   let cosine = (min(position, POSITIONS - 1) * ROTARY_EIGHTHS + eighth % half) * 2;
   let sine = cosine + ROTARY_EIGHTHS;
   let sign = select(1.0, -1.0, eighth < half);
+  return Turn(Eight(factors[cosine], factors[cosine + 1]), Eight(sign * factors[sine], sign * factors[sine + 1]));
+}
+
+/// The eighth that one is turned with.
+fn paired(eighth: u32) -> u32 {
+  return (eighth + ROTARY_EIGHTHS / 2) % ROTARY_EIGHTHS;
+}
+
+/// An eighth of the head that begins at element `head_at` of q, turned if the row is a projection's.
+fn turned(head_at: u32, eighth: u32, turn: Turn) -> Eight {
+  let plain = queries(head_at + 8 * eighth);
+  if (OWN == 0) { return plain; }
+  let other = queries(head_at + 8 * paired(eighth));
   return Eight(
-    plain.a * factors[cosine] + sign * other.a * factors[sine],
-    plain.b * factors[cosine + 1] + sign * other.b * factors[sine + 1],
+    plain.a * turn.cosine.a + other.a * turn.sine.a,
+    plain.b * turn.cosine.b + other.b * turn.sine.b,
   );
 }
 
@@ -186,14 +207,13 @@ fn team_sum(value: f32) -> f32 {
   return sum;
 }
 
-/// Stores a finished result's i-th eight, gated from element `gate_at` on.
-fn finish(i: u32, gate_at: u32, result: Eight) {
+/// Stores a finished result's i-th eight.
+fn finish(i: u32, gating: Eight, result: Eight) {
   var a = result.a;
   var b = result.b;
   if (GATED == 1) {
-    let factors = gates(gate_at);
-    a *= sigmoid(factors.a);
-    b *= sigmoid(factors.b);
+    a *= sigmoid(gating.a);
+    b *= sigmoid(gating.b);
   }
   if (Y_FORMAT == 2) {
     y[i] = as_stored(Eight(a, b));
@@ -208,9 +228,32 @@ fn place_of(block: u32, place: u32, kv_head: u32) -> u32 {
   return ((block * 2 * BLOCK_SIZE + place) * KV_HEADS + kv_head) * HEAD_EIGHTHS;
 }
 
+/// A lane's e-th eighth, or the last one where it has none.
+fn eighth_of(part: u32, e: u32) -> u32 {
+  return min(part + e * KEY_LANES, HEAD_EIGHTHS - 1);
+}
+
 /// Where a key's row begins in the cache, in eighths.
 fn row_of(key: u32, table: u32, kv_head: u32) -> u32 {
   return place_of(block_tables[table + key / BLOCK_SIZE], key % BLOCK_SIZE, kv_head);
+}
+
+/// Which keys are a lane's: key `team` of each that it takes, up to `end`, and which eighths of them.
+struct Places { table: u32, kv_head: u32, team: u32, part: u32, end: u32 }
+
+/// Asks for the keys and values of the round that begins at `base`, if there is one; those beyond the last are the last.
+fn fetch(places: Places, base: u32) {
+  if (base < places.end) {
+    var rows: array<u32, KEYS>;
+    for (var u = 0u; u < KEYS; u++) {
+      rows[u] = row_of(min(base + u * TEAMS + places.team, places.end - 1), places.table, places.kv_head);
+      for (var e = 0u; e < SHARE; e++) { k[u * SHARE + e] = load(rows[u] + eighth_of(places.part, e)); }
+      scales[u] = vec2f(scale_of(rows[u]), scale_of(rows[u] + TO_VALUES));
+    }
+    for (var u = 0u; u < KEYS; u++) {
+      for (var e = 0u; e < SHARE; e++) { v[u * SHARE + e] = load(rows[u] + TO_VALUES + eighth_of(places.part, e)); }
+    }
+  }
 }
 
 @compute @workgroup_size(LANES)
@@ -227,17 +270,19 @@ fn main(
   let subgroup = local.x / size;
   let part = local.x % KEY_LANES; // has eighths part, part + KEY_LANES, ...
   let info = tokens_meta[token];
-  var query: array<Eight, GROUP_HEADS * SHARE>;
-  for (var h = 0u; h < GROUP_HEADS; h++) {
-    for (var e = 0u; e < SHARE; e++) {
-      let eighth = part + e * KEY_LANES;
-      let at = token * Q_ROW + Q_OFFSET + 8 * (head + h) * HEAD_EIGHTHS;
-      let factor = select(0.0, params.scale, eighth < HEAD_EIGHTHS);
-      let found = turned(at, min(eighth, HEAD_EIGHTHS - 1), info.x);
-      query[h * SHARE + e] = Eight(found.a * factor, found.b * factor);
+  // What only the end needs is asked for now: an answer takes longer than the work there.
+  var gating: array<Eight, GROUP_HEADS>;
+  if (GATED == 1 && local.x < HEAD_EIGHTHS) {
+    for (var h = 0u; h < GROUP_HEADS; h++) {
+      gating[h] = gates(token * GATE_ROW + GATE_OFFSET + 8 * ((head + h) * HEAD_EIGHTHS + local.x));
     }
   }
-  let sequence = sequences[info.z];
+  var sequence_at = token;
+  var sequence = vec4u();
+  if (OWN == 0) {
+    sequence_at = info.z;
+    sequence = sequences[sequence_at];
+  }
   let keys = visible(info.x, sequence.x, sequence.y);
   let behind = keys.y + 1 - OWN; // the keys that are in the cache
   let count = behind - keys.x;
@@ -246,65 +291,85 @@ fn main(
   let share = (count + taken - 1) / taken;
   let begin = keys.x + split * share;
   let end = min(begin + share, behind);
-  let table = info.z * BLOCKS_PER_SEQUENCE;
+  let table = sequence_at * BLOCKS_PER_SEQUENCE;
   let kv_head = head / (HEADS / KV_HEADS);
-  let to_values = BLOCK_SIZE * KV_HEADS * HEAD_EIGHTHS;
+
+  let places = Places(table, kv_head, team, part, end);
+  if (AHEAD == 1) { fetch(places, begin); }
+
+  // The token's own key and value are the first team's.
+  var turns: array<Turn, SHARE>;
+  var own: array<Eight, SHARE>;
+  var own_paired: array<Eight, SHARE>;
+  var own_value: array<Eight, SHARE>;
+  let own_at = token * Q_ROW + 8 * kv_head * HEAD_EIGHTHS;
+  if (OWN == 1 && team == 0) {
+    for (var e = 0u; e < SHARE; e++) {
+      let eighth = eighth_of(part, e);
+      own[e] = queries(own_at + K_OFFSET + 8 * eighth);
+      own_paired[e] = queries(own_at + K_OFFSET + 8 * paired(eighth));
+      own_value[e] = queries(own_at + V_OFFSET + 8 * eighth);
+    }
+  }
+  var query: array<Eight, GROUP_HEADS * SHARE>;
+  for (var e = 0u; e < SHARE; e++) {
+    turns[e] = turn_of(eighth_of(part, e), info.x);
+    for (var h = 0u; h < GROUP_HEADS; h++) {
+      let at = token * Q_ROW + Q_OFFSET + 8 * (head + h) * HEAD_EIGHTHS;
+      let factor = select(0.0, params.scale, part + e * KEY_LANES < HEAD_EIGHTHS);
+      let found = turned(at, eighth_of(part, e), turns[e]);
+      query[h * SHARE + e] = Eight(found.a * factor, found.b * factor);
+    }
+  }
   var sums: array<Eight, GROUP_HEADS * SHARE>;
   var weight: array<f32, GROUP_HEADS>;
   var most: array<f32, GROUP_HEADS>;
   for (var h = 0u; h < GROUP_HEADS; h++) { most[h] = LOWEST; }
   if (OWN == 1) {
-    // The first team begins with the token's own key.
-    let is_kept = team == 0 && head % (HEADS / KV_HEADS) == 0 && info.y < BLOCKS * BLOCK_SIZE;
-    let kept_at = place_of(info.y / BLOCK_SIZE, info.y % BLOCK_SIZE, kv_head);
-    var scores: array<f32, GROUP_HEADS>;
-    for (var e = 0u; e < SHARE; e++) {
-      let eighth = min(part + e * KEY_LANES, HEAD_EIGHTHS - 1);
-      let at = token * Q_ROW + 8 * kv_head * HEAD_EIGHTHS;
-      let key = as_stored(turned(at + K_OFFSET, eighth, info.x));
-      let value = as_stored(queries(at + V_OFFSET + 8 * eighth));
-      if (is_kept && part + e * KEY_LANES < HEAD_EIGHTHS) {
-        kv[kept_at + eighth] = key;
-        kv[kept_at + eighth + to_values] = value;
-      }
-      let k = halves(key);
-      for (var h = 0u; h < GROUP_HEADS; h++) {
-        scores[h] += dot(query[h * SHARE + e].a * k.a + query[h * SHARE + e].b * k.b, vec4f(1.0));
-        if (team == 0) { sums[h * SHARE + e] = halves(value); }
+    if (team == 0) {
+      let is_kept = head % (HEADS / KV_HEADS) == 0 && info.y < BLOCKS * BLOCK_SIZE;
+      let kept_at = place_of(info.y / BLOCK_SIZE, info.y % BLOCK_SIZE, kv_head);
+      for (var e = 0u; e < SHARE; e++) {
+        let key = as_stored(Eight(
+          own[e].a * turns[e].cosine.a + own_paired[e].a * turns[e].sine.a,
+          own[e].b * turns[e].cosine.b + own_paired[e].b * turns[e].sine.b,
+        ));
+        let value = as_stored(own_value[e]);
+        if (is_kept && part + e * KEY_LANES < HEAD_EIGHTHS) {
+          kv[kept_at + eighth_of(part, e)] = key;
+          kv[kept_at + eighth_of(part, e) + TO_VALUES] = value;
+        }
+        own[e] = halves(key);
+        for (var h = 0u; h < GROUP_HEADS; h++) { sums[h * SHARE + e] = halves(value); }
       }
     }
     for (var h = 0u; h < GROUP_HEADS; h++) {
-      let score = capped(team_sum(scores[h]));
+      var product = vec4f();
+      for (var e = 0u; e < SHARE; e++) {
+        product += query[h * SHARE + e].a * own[e].a + query[h * SHARE + e].b * own[e].b;
+      }
+      let score = capped(team_sum(dot(product, vec4f(1.0))));
       most[h] = select(LOWEST, score, team == 0);
       weight[h] = select(0.0, 1.0, team == 0);
     }
   }
   for (var base = begin; base < end; base += TEAMS * KEYS) {
-    var k: array<Words, KEYS * SHARE>;
-    var v: array<Words, KEYS * SHARE>;
-    var scales: array<vec2f, KEYS>; // of a key and its value
+    if (AHEAD == 0) { fetch(places, base); }
+    var scores: array<f32, GROUP_HEADS * KEYS>;
     for (var u = 0u; u < KEYS; u++) {
-      let row = row_of(min(base + u * TEAMS + team, end - 1), table, kv_head);
-      for (var e = 0u; e < SHARE; e++) {
-        let eighth = row + min(part + e * KEY_LANES, HEAD_EIGHTHS - 1);
-        k[u * SHARE + e] = load(eighth);
-        v[u * SHARE + e] = load(eighth + to_values);
-      }
-      scales[u] = vec2f(scale_of(row), scale_of(row + to_values));
-    }
-    for (var h = 0u; h < GROUP_HEADS; h++) {
-      var scores: array<f32, KEYS>;
-      var most_now = most[h];
-      for (var u = 0u; u < KEYS; u++) {
+      for (var h = 0u; h < GROUP_HEADS; h++) {
         var product = vec4f();
         for (var e = 0u; e < SHARE; e++) {
           let key = widened(k[u * SHARE + e]);
           product += query[h * SHARE + e].a * key.a + query[h * SHARE + e].b * key.b;
         }
         let score = capped(team_sum(dot(product, vec4f(1.0))) * scales[u].x);
-        scores[u] = select(LOWEST, score, base + u * TEAMS + team < end);
-        most_now = max(most_now, scores[u]);
+        scores[h * KEYS + u] = select(LOWEST, score, base + u * TEAMS + team < end);
       }
+    }
+    for (var h = 0u; h < GROUP_HEADS; h++) {
+      var most_now = most[h];
+      for (var u = 0u; u < KEYS; u++) { most_now = max(most_now, scores[h * KEYS + u]); }
       let keep = exp(most[h] - most_now);
       most[h] = most_now;
       weight[h] *= keep;
@@ -313,7 +378,7 @@ fn main(
         sums[h * SHARE + e].b *= keep;
       }
       for (var u = 0u; u < KEYS; u++) {
-        let p = select(0.0, exp(scores[u] - most_now), base + u * TEAMS + team < end);
+        let p = select(0.0, exp(scores[h * KEYS + u] - most_now), base + u * TEAMS + team < end);
         weight[h] += p;
         for (var e = 0u; e < SHARE; e++) {
           let value = widened(v[u * SHARE + e]);
@@ -322,6 +387,7 @@ fn main(
         }
       }
     }
+    if (AHEAD == 1) { fetch(places, base + TEAMS * KEYS); }
   }
 
   // The teams of a subgroup, then the subgroups.
@@ -367,7 +433,8 @@ fn main(
     }
     let y_head = token * HEADS + head + h;
     let share_at = (y_head * SPLITS + split) * (SLICE + 1);
-    for (var eighth = local.x; eighth < HEAD_EIGHTHS; eighth += LANES) {
+    if (local.x < HEAD_EIGHTHS) {
+      let eighth = local.x;
       var sum = Eight(vec4f(), vec4f());
       for (var i = 0u; i < subgroups; i++) {
         sum.a += values[i * SLICE + 2 * eighth];
@@ -377,8 +444,7 @@ fn main(
         y[share_at + 2 * eighth] = bitcast<vec4u>(sum.a);
         y[share_at + 2 * eighth + 1] = bitcast<vec4u>(sum.b);
       } else {
-        finish(y_head * HEAD_EIGHTHS + eighth, token * GATE_ROW + GATE_OFFSET + 8 * ((head + h) * HEAD_EIGHTHS + eighth),
-          Eight(sum.a / weight_all, sum.b / weight_all));
+        finish(y_head * HEAD_EIGHTHS + eighth, gating[h], Eight(sum.a / weight_all, sum.b / weight_all));
       }
     }
     if (PARTIAL == 1 && local.x == 0) {

@@ -29,7 +29,10 @@ export interface AttentionDecodeOptions extends AttentionOptions {
   splits: number;
   /** Multiplies a finished result by the sigmoid of heads * headDim columns from `offset` on; f32 or f16. */
   gate?: { rows: Tensor; offset: number };
-  /** The rows of q are a projection's, with each token's own key and value. No token sees another's; splits is 1. */
+  /**
+   * The rows of q are a projection's, with each token's own key and value. Token i is of sequence i, the only one of it;
+   * splits is 1.
+   */
   own?: OwnKeys;
 }
 
@@ -121,6 +124,8 @@ export function attentionDecode(
       HEAD_EIGHTHS: String(headDim / 8),
       KEY_LANES: String(shape.keyLanes),
       KEYS: String(shape.keys),
+      // Heads that share a key have work for the while; a head on its own would keep other workgroups' registers.
+      AHEAD: shape.groupHeads > 1 ? "1" : "0",
       LANES: String(shape.lanes),
       SUBGROUPS: String(shape.lanes / Math.min(traits.subgroupMinSize, shape.lanes)),
     },
@@ -196,7 +201,7 @@ function defaultShape(
   const isAlone = splits === 1 && tokens * heads < workgroupsWanted / 2;
   const isCrowd = tokens * heads >= 2 * workgroupsWanted;
   return {
-    lanes: subgroupMinSize < 8 ? 16 : isAlone ? 256 : 128,
+    lanes: subgroupMinSize < 8 ? 32 : isAlone ? 256 : 128,
     // Where there are workgroups enough, a lane with less of a key leaves registers to more of them.
     keyLanes: Math.min(subgroupMinSize, isCrowd ? 16 : 8, 2 ** Math.ceil(Math.log2(headDim / 8))),
     keys: groupHeads === 1 ? 4 : 2,
