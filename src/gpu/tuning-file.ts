@@ -50,7 +50,7 @@ const fileSchema = z.strictObject({
           tokens: count,
           format: z.enum(Object.keys(bytesPerElement) as [Dtype, ...Dtype[]]),
         }),
-        choice: z.record(z.string(), z.union([z.number(), z.array(z.number())])),
+        choice: z.record(z.string(), z.union([z.number(), z.boolean(), z.array(z.number())])),
       }),
     )
     .max(TUNING_SHAPES_MAX),
