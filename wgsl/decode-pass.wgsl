@@ -788,7 +788,6 @@ fn combine(me: Lane) {
 
 /// Eight channels of attention's result.
 fn combined(i: u32) -> Eight {
-  let index = words_at + i / KEY_LANES * SPLITS;
   var most = LOWEST;
   var weight = 0.0;
   var sum = Eight(vec4f(), vec4f());
