@@ -10,6 +10,8 @@ export interface GpuTraits {
   readonly hasSubgroups: boolean;
   /** Matrix units as wgsl/gemm.wgsl wants them: see `hasMatrices`. */
   readonly hasSubgroupMatrix: boolean;
+  /** A workgroup's barriers meet by their number, whatever place each subgroup is at: known of NVIDIA's GPUs. */
+  readonly countsBarriers: boolean;
   /** Fewest and most lanes a subgroup has; kernels that shuffle need the fewest to be known. */
   readonly subgroupMinSize: number;
   readonly subgroupMaxSize: number;
@@ -131,6 +133,7 @@ function traitsOf(device: GPUDevice, info: GPUAdapterInfo, name: string): Omit<G
     hasF16: has("shader-f16"),
     hasSubgroups: has("subgroups"),
     hasSubgroupMatrix: hasMatrices(device, info),
+    countsBarriers: /nvidia/i.test(name),
     subgroupMinSize: info.subgroupMinSize ?? 4,
     subgroupMaxSize: info.subgroupMaxSize ?? 128,
     workgroupLanesMax: device.limits.maxComputeInvocationsPerWorkgroup,

@@ -171,7 +171,7 @@ describe("gemm (needs a GPU with 16 x 16 x 16 matrix units)", () => {
       const rows = activation ? 2 * outputs : outputs;
       const values = operands(one);
       const results: Float32Array[] = [];
-      for (const tile of triedTiles({ tokens, inputs, rows, isGated: activation !== undefined }))
+      for (const tile of triedTiles(traits, { tokens, inputs, rows, isGated: activation !== undefined }))
         results.push(await run(traits, one, values, tile));
       assertClose(results[0], reference(one, values), tolerance);
       for (const other of results.slice(1)) expect(other).toEqual(results[0]);

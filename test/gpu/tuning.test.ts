@@ -55,8 +55,8 @@ test("token counts share a choice up to a power of two, and where they are many"
   ]);
 });
 
-describe("the tiles worth a try", () => {
-  const traits = { ...gpu.traits, isCpu: false, hasSubgroupMatrix: true };
+describe.each([false, true])("the tiles worth a try, where barriers are counted: %p", (countsBarriers) => {
+  const traits = { ...gpu.traits, isCpu: false, hasSubgroupMatrix: true, countsBarriers };
   const shapes: GemmShape[] = [5, 16, 17, 64, 65, 2048].flatMap((tokens) =>
     [32, 96, 1536, 4096].flatMap((inputs) =>
       [false, true].map((isGated) => ({ tokens, inputs, rows: 1536, isGated })),
@@ -65,7 +65,7 @@ describe("the tiles worth a try", () => {
 
   test("can do the product: steps divide its columns, and a gate has its up", () => {
     for (const shape of shapes) {
-      for (const { matrices, split, turns } of triedTiles(shape)) {
+      for (const { matrices, split, turns } of triedTiles(traits, shape)) {
         expect([shape, shape.inputs % (16 * turns * split)]).toEqual([shape, 0]);
         expect([shape, shape.isGated && matrices[1] % 2 !== 0]).toEqual([shape, false]);
       }
@@ -74,10 +74,17 @@ describe("the tiles worth a try", () => {
 
   test("include the default wherever its steps are not shortened, and more", () => {
     for (const shape of shapes.filter(({ inputs }) => inputs >= 1536)) {
-      const tiles = triedTiles(shape);
+      const tiles = triedTiles(traits, shape);
       expect(tiles).toContainEqual(chooseTile(traits, shape));
       expect(tiles.length).toBeGreaterThan(1);
     }
+  });
+
+  test("have halves by turns only there, and then by default for many tokens", () => {
+    const halves = shapes.flatMap((shape) => triedTiles(traits, shape)).filter((tile) => tile.halves === 2);
+    expect(halves.length > 0).toBe(countsBarriers);
+    const many = chooseTile(traits, { tokens: 2048, inputs: 1536, rows: 1536 });
+    expect(many.halves).toBe(countsBarriers ? 2 : 1);
   });
 });
 

@@ -139,10 +139,10 @@ const cores = 132;
 /** Workgroups of a product in shares with which such a GPU is busy enough. */
 const workgroupsWanted = 100;
 
-export function chooseTile({ deterministic }: GpuTraits, shape: GemmShape): GemmTile {
+export function chooseTile(traits: GpuTraits, shape: GemmShape): GemmTile {
   const few = skinny.find(({ tokens }) => shape.tokens <= tokens);
   // With `split`, the order of the sums depends on the tile.
-  const chosen = few && !deterministic ? skinnyTile(few.tiles, shape) : denseTile(shape);
+  const chosen = few && !traits.deterministic ? skinnyTile(few.tiles, shape) : denseTile(traits, shape);
   // The shortest steps, which all inputs are a multiple of.
   return suits(chosen, shape) ? chosen : { ...small, turns: 2 };
 }
@@ -153,9 +153,9 @@ function suits(tile: GemmTile, { inputs, isGated, shares = 1 }: GemmShape): bool
 }
 
 /** The tiles that are worth a try for a shape. */
-export function triedTiles(shape: GemmShape): GemmTile[] {
+export function triedTiles(traits: GpuTraits, shape: GemmShape): GemmTile[] {
   const few = skinny.find(({ tokens }) => shape.tokens <= tokens);
-  const tiles = few ? [...few.tiles, small] : dense.map(({ tile }) => tile);
+  const tiles = few ? [...few.tiles, small] : denseTiles(traits).map(({ tile }) => tile);
   return tiles.filter((tile) => suits(tile, shape));
 }
 
@@ -167,9 +167,14 @@ function skinnyTile(tiles: readonly GemmTile[], shape: GemmShape): GemmTile {
   return fitting.reduce((best, other) => (time(other) < time(best) ? other : best));
 }
 
+/** Halves by turns pass barriers at different places. */
+function denseTiles({ countsBarriers }: GpuTraits) {
+  return dense.filter(({ tile }) => tile.halves === 1 || countsBarriers);
+}
+
 /** The tile that is done first where each core has one at a time. */
-function denseTile(shape: GemmShape): GemmTile {
-  const fitting = dense.filter(({ tile }) => suits(tile, shape));
+function denseTile(traits: GpuTraits, shape: GemmShape): GemmTile {
+  const fitting = denseTiles(traits).filter(({ tile }) => suits(tile, shape));
   const time = ({ tile, cost }: (typeof dense)[number]) =>
     groups(workgroups(tile, shape), cores) * tileTokens(tile) * tileRows(tile) * cost;
   return fitting.reduce((best, other) => (time(other) < time(best) ? other : best)).tile;

@@ -100,7 +100,7 @@ function tileVariants(traits: GpuTraits, shape: GemmShape, { dtype: format }: Te
   return {
     shape: { kernel: "gemm", rows, inputs: inputs / shares, tokens: tokensClass(tokens), format },
     byDefault: chooseTile(traits, shape),
-    others: () => triedTiles(shape),
+    others: () => triedTiles(traits, shape),
   };
 }
 
