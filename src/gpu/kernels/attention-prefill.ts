@@ -3,6 +3,7 @@ import { type Dispatch, formatCode, groups, type KernelSpec, matchTensors, tenso
 import { bytesPerElement, type Dtype, type Tensor } from "../tensor.ts";
 import { cacheScales, checkCacheScales } from "./attention.ts";
 import { checkMultiple } from "./token-grid.ts";
+import { cores } from "./reference-gpu.ts";
 
 export const attentionPrefillSpec: KernelSpec = {
   name: "attention-prefill",
@@ -79,9 +80,6 @@ const tiles: readonly { subgroups: number; cost: number }[] = [
   { subgroups: 6, cost: 2.8 },
   { subgroups: 8, cost: 3.1 },
 ];
-
-/** Of the GPU that they were measured on, each with room for one workgroup; WebGPU does not tell. */
-const cores = 132;
 
 /** Queries of a tile. */
 export const queryTileSizes: readonly number[] = tiles.map(({ subgroups }) => 16 * subgroups);

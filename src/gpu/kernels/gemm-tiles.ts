@@ -1,6 +1,7 @@
 /** Which tile a product on matrix units is cut into: what was fastest on an H100 for such a shape. */
 import type { GpuTraits } from "../gpu.ts";
 import { groups } from "../kernel.ts";
+import { cores } from "./reference-gpu.ts";
 
 /** Sizes of wgsl/gemm.wgsl; pairs are along tokens and along rows of the weight. */
 export interface GemmTile {
@@ -132,9 +133,6 @@ const skinny: readonly { tokens: number; tiles: readonly GemmTile[] }[] = [
     ],
   },
 ];
-
-/** Of the GPU that the tiles were measured on; WebGPU does not tell. */
-const cores = 132;
 
 /** Workgroups of a product in shares with which such a GPU is busy enough. */
 const workgroupsWanted = 100;
