@@ -2,8 +2,8 @@
 //
 // norm-f16 behind a product that was split along k: its shares are added to the stream on the way. One workgroup a
 // token; lanes stride over vectors of four channels, which stay in registers while lane sums are folded in workgroup
-// memory, in the order of norm-f16. Bound by memory. LANES is a multiple of FOLD, which is one of 4. f16 is clamped to its range; a NaN stays
-// a NaN.
+// memory, in the order of norm-f16. Bound by memory. LANES is a multiple of FOLD, which is one of 4. f16 is clamped to
+// its range; a NaN stays a NaN.
 // Sizes that are known beforehand are constants: what is read from params delays all the rest.
 override CHANNELS: u32 = 4;
 override EPS: f32 = 1e-6;

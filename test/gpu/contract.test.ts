@@ -66,11 +66,21 @@ describe("kernel contract", () => {
     for (const file of spec.files) test(file, () => check(spec, file));
   }
 
-  test("the products for few tokens have the same inner loop", () => {
-    const loop = /^\/\/\/ Where a token's i-th eight inputs[^]*?^fn step_of[^]*?^\}\n/m;
-    const [first, ...others] = ["fused-linear", "qkv-decode", "combine-linear"].map(
-      (file) => loop.exec(readWgsl(file))?.[0],
-    );
+  // WGSL has no includes.
+  const copies: [what: string, text: RegExp, files: string[]][] = [
+    [
+      "the products for few tokens have the same inner loop",
+      /^\/\/\/ Where a token's i-th eight inputs[^]*?^fn step_of[^]*?^\}\n/m,
+      ["fused-linear", "qkv-decode", "combine-linear"],
+    ],
+    [
+      "the norms for matrix units round and add up alike",
+      /^\/\/\/ Four values as f16\.[^]*?^fn total[^]*?^\}\n/m,
+      ["norm-f16", "add-norm-f16"],
+    ],
+  ];
+  test.each(copies)("%s", (_what, text, files) => {
+    const [first, ...others] = files.map((file) => text.exec(readWgsl(file))?.[0]);
     expect(first).toBeDefined();
     for (const other of others) expect(other).toBe(first);
   });
